@@ -1,0 +1,1 @@
+"""Where rows come from and what they look like: sources, prompts, triplets, sampling, collator."""

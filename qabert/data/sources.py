@@ -1,0 +1,326 @@
+"""Where rows come from: the hub, a folder of files, or the demo that comes with the package.
+
+Every source ends in the same rows: `text_a`, `text_b`, `label` and `id` (see `load_task`).  Broken rows are skipped,
+counted and named; a split of which more than 1 % is broken is refused.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from qabert.data.readers import Row, check_columns, read_table
+from qabert.errors import InputError, suggest, unknown
+from qabert.tasks import COLUMNS, SPLITS, Task
+
+if TYPE_CHECKING:
+    import datasets
+
+#: A longer text is taken for a broken row: no encoder reads that far.
+MAX_CHARACTERS = 100_000
+#: Broken rows that are skipped, in percent of a split's rows; with more of them the split is refused.
+MAX_BROKEN_PERCENT = 1
+HUB_SPLITS = {"train": "train", "dev": "validation", "test": "test"}
+
+
+@dataclass(frozen=True)
+class Dropped:
+    """One skipped row: where it starts and what is wrong with it."""
+
+    file: str
+    line: int
+    column: str
+    reason: str
+
+    def __str__(self) -> str:
+        column = f", column '{self.column}'" if self.column else ""
+        return f"{self.file}, line {self.line}{column}: {self.reason}"
+
+
+@dataclass
+class TaskData:
+    """A task's rows.
+
+    Args:
+        splits: The splits that exist.
+        dropped: The skipped rows of each of them.
+        read: How many rows each of them had, the skipped ones included.
+    """
+
+    splits: datasets.DatasetDict
+    dropped: dict[str, list[Dropped]]
+    read: dict[str, int]
+
+
+@dataclass(frozen=True)
+class _Table:
+    """Rows of one split as a source has them."""
+
+    where: str
+    rows: Iterable[Row]
+    columns: Mapping[str, str]
+
+
+def load_data(
+    tasks: Mapping[str, Task],
+    data: str | Path | None,
+    splits: Sequence[str] = ("train", "dev"),
+    *,
+    strict: bool = False,
+) -> dict[str, TaskData]:
+    """Load every task's rows; see `load_task`.
+
+    Raises:
+        InputError: A task's rows can't be loaded.
+    """
+    return {name: load_task(task, data, splits, strict=strict) for name, task in tasks.items()}
+
+
+def load_task(
+    task: Task,
+    data: str | Path | None,
+    splits: Sequence[str] = ("train", "dev"),
+    *,
+    strict: bool = False,
+    labelled: Sequence[str] = ("train", "dev"),
+) -> TaskData:
+    """Load a task's rows from where `data` says.
+
+    Each split has the columns `text_a`, `text_b` (string; None for a task of single sentences), `label` (int64, or
+    float64 for a regression; None where there is none) and `id` (string; `train-0` … where the source has none).
+
+    Args:
+        task: The task.
+        data: `demo`, `hub`, or the folder that the task's `files` are relative to; None means the current folder.
+        splits: The splits to load.  `test` is left out where the task declares no file for it.
+        strict: Raise at the first broken row.
+        labelled: Splits in which a row needs a label.  In others one is read where it is there and usable.
+
+    Returns:
+        The rows, the broken rows that were skipped, and how many rows were read.
+
+    Raises:
+        InputError: No such file, folder, dataset, split or column; a row is broken and `strict` is set; or more than
+            1 % of a split's rows are broken.
+
+    Example:
+        >>> from qabert.tasks import SST
+        >>> sorted(load_task(SST, "demo").splits)
+        ['dev', 'train']
+    """
+    import datasets
+
+    for split in splits:
+        if split not in SPLITS:
+            raise unknown("split", split, SPLITS)
+    if data == "demo":
+        tables = _from_demo(task, splits)
+    elif data == "hub":
+        tables = _from_hub(task, splits, labelled)
+    else:
+        tables = _from_folder(task, data, splits, labelled)
+    loaded = TaskData(datasets.DatasetDict(), {}, {})
+    for split, table in tables.items():
+        columns, dropped, read = _clean(task, split, table, needs_label=split in labelled)
+        _check_dropped(table.where, dropped, read, strict)
+        label = datasets.Value("float64" if task.problem == "regression" else "int64")
+        features = datasets.Features({name: datasets.Value("string") for name in columns} | {"label": label})
+        loaded.splits[split] = datasets.Dataset.from_dict(columns, features=features)
+        loaded.dropped[split] = dropped
+        loaded.read[split] = read
+    return loaded
+
+
+def _from_folder(
+    task: Task, data: str | Path | None, splits: Sequence[str], labelled: Sequence[str]
+) -> dict[str, _Table]:
+    folder = Path(data) if data is not None else Path()
+    if not os.path.isdir(folder):  # unlike Path's, os.path's tests don't raise where there is no permission
+        kind = "is a file" if os.path.exists(folder) else "no such folder"
+        raise InputError(f"{folder}: {kind}; expected the folder of the task's files, or 'demo' or 'hub'")
+    tables = {}
+    for split in splits:
+        if split in task.files:
+            path = folder / task.files[split]
+            if not os.path.exists(path):
+                raise _missing_file(task, split, path)
+            wanted, optional = _wanted(task.columns, split in labelled)
+            tables[split] = _Table(str(path), read_table(path, wanted, optional), task.columns)
+        elif split != "test":
+            raise InputError(f"task '{task.name}', key 'files': no file is declared for the split '{split}'")
+    return tables
+
+
+def _missing_file(task: Task, split: str, path: Path) -> InputError:
+    where = f"{path}: no such file (task '{task.name}', key 'files', split '{split}')"
+    try:
+        names = sorted(entry.name for entry in os.scandir(path.parent) if entry.is_file())
+    except OSError as error:
+        return InputError(f"{where}; nor can the folder {path.parent} be listed: {error.strerror or error}")
+    listed = ", ".join(names[:20]) + (", …" if len(names) > 20 else "")
+    return InputError(f"{where}{suggest(path.name, names)}; the folder has: {listed or 'no files'}")
+
+
+def _from_hub(task: Task, splits: Sequence[str], labelled: Sequence[str]) -> dict[str, _Table]:
+    import datasets
+
+    if "path" not in task.hub:
+        raise InputError(f"task '{task.name}', key 'hub': no 'path' of a dataset; add it, or set data to a folder")
+    path, name = task.hub["path"], task.hub.get("name")
+    names = _hub_mapping(task, "splits", SPLITS)
+    columns = {**task.columns, **_hub_mapping(task, "columns", COLUMNS)}
+    place = f"hub dataset '{path}'" + (f" ({name})" if name else "")
+    try:
+        loaded = datasets.load_dataset(path, name)
+    except Exception as error:  # the library has no common class for all that can go wrong on the way to the hub
+        cause = f"{type(error).__name__}: {error}".split("\n")[0][:300]
+        raise InputError(
+            f"{place} of task '{task.name}' can't be loaded; check its name, the network and HF_HUB_OFFLINE, or set "
+            f"data to a folder of files ({cause})"
+        ) from error
+    tables = {}
+    for split in splits:
+        source = names.get(split, HUB_SPLITS[split])
+        if source not in loaded:
+            if split == "test" and split not in names:
+                continue
+            raise unknown("split", source, loaded, f"{place}, task '{task.name}', key 'hub', split '{split}'")
+        where, rows = f"{place}, split '{source}'", loaded[source]
+        wanted, optional = _wanted(columns, split in labelled)
+        check_columns(where, rows.column_names, wanted, optional)
+        if not rows.num_rows:
+            raise InputError(f"{where}: no rows")
+        rows = rows.select_columns([column for column in (*wanted, *optional) if column in rows.column_names])
+        tables[split] = _Table(where, (Row(number, row) for number, row in enumerate(rows, 1)), columns)
+    return tables
+
+
+def _hub_mapping(task: Task, key: str, known: Sequence[str]) -> dict[str, str]:
+    values = task.hub.get(key) or {}
+    where = f"task '{task.name}', key 'hub', '{key}'"
+    if not isinstance(values, Mapping) or not all(isinstance(value, str) for value in values.values()):
+        raise InputError(f"{where}: expected a mapping of {', '.join(known)} to names; got {values!r}")
+    for name in values:
+        if name not in known:
+            raise unknown("key", name, known, where)
+    return dict(values)
+
+
+def _from_demo(task: Task, splits: Sequence[str]) -> dict[str, _Table]:
+    from qabert.data.demo import DEMO_TASKS, demo_rows
+
+    if task.name not in DEMO_TASKS:
+        names = ", ".join(DEMO_TASKS)
+        raise InputError(f"task '{task.name}': the demo has rows for {names} only; set data to a folder or to 'hub'")
+    columns = {"text_a": "text_a", "label": "label", "id": "id"} | ({"text_b": "text_b"} if task.pair else {})
+    return {
+        split: _Table(
+            f"demo rows of '{task.name}', split '{split}'",
+            (Row(number, row) for number, row in enumerate(demo_rows(task.name, split), 1)),
+            columns,
+        )
+        for split in splits
+    }
+
+
+def _wanted(columns: Mapping[str, str], needs_label: bool) -> tuple[list[str], list[str]]:
+    """Names of the columns that have to be there, and of those that may be."""
+    needed = [key for key in ("text_a", "text_b", "label") if key in columns and (key != "label" or needs_label)]
+    return [columns[key] for key in needed], [columns[key] for key in columns if key not in needed]
+
+
+class _BrokenRow(Exception):
+    """What is wrong with a row, and in which column."""
+
+
+def _clean(task: Task, split: str, table: _Table, needs_label: bool) -> tuple[dict[str, list[Any]], list[Dropped], int]:
+    """Turn a source's rows into columns, broken ones left out."""
+    clean: dict[str, list[Any]] = {name: [] for name in COLUMNS}
+    dropped: list[Dropped] = []
+    read = 0
+    for row in table.rows:
+        try:
+            values = _values(task, row, table.columns, needs_label, f"{split}-{read}")
+            for column, value in zip(clean.values(), values, strict=True):
+                column.append(value)
+        except _BrokenRow as broken:
+            name, reason = broken.args
+            dropped.append(Dropped(table.where, row.line, name, _shorten(reason)))
+        read += 1
+    return clean, dropped, read
+
+
+def _values(task: Task, row: Row, columns: Mapping[str, str], needs_label: bool, default_id: str) -> tuple[Any, ...]:
+    """The row's `text_a`, `text_b`, `label` and `id`; a `_BrokenRow` is raised at the first that can't be used."""
+    if row.reason:
+        raise _BrokenRow(row.column, row.reason)
+    name = ""
+    try:
+        text_a = _text(row.values.get(name := columns["text_a"]))
+        text_b = _text(row.values.get(name := columns["text_b"])) if task.pair else None
+        label = _label(task, row.values.get(name := columns["label"]), needs_label)
+        name = columns.get("id", "")
+        return text_a, text_b, label, _identity(row.values.get(name), default_id)
+    except ValueError as error:
+        raise _BrokenRow(name, str(error)) from None
+
+
+def _text(value: object) -> str:
+    if value is None:
+        raise ValueError("the text is missing")
+    if not isinstance(value, str):
+        raise ValueError(f"expected text, got {type(value).__name__}")
+    text = value.strip()
+    if not text:
+        raise ValueError("the text is empty")
+    if len(text) > MAX_CHARACTERS:
+        raise ValueError(f"the text has {len(text)} characters; expected at most {MAX_CHARACTERS}")
+    return _encodable(text)
+
+
+def _label(task: Task, value: object, needed: bool) -> int | float | None:
+    try:
+        if value is None or value == "":
+            raise ValueError("the label is missing")
+        if isinstance(value, list | dict):
+            raise ValueError(f"expected a label, got {type(value).__name__}")
+        return task.parse_label(value)
+    except (ValueError, OverflowError) as error:  # an integer of JSON may be too large for a float
+        if needed:
+            raise ValueError(str(error)) from None
+        return None  # an unlabelled split may hold -1 or nothing
+
+
+def _identity(value: object, default: str) -> str:
+    if isinstance(value, list | dict):
+        raise ValueError(f"expected text or a number, got {type(value).__name__}")
+    text = "" if value is None else str(value).strip()
+    return _encodable(text) if text else default
+
+
+def _encodable(text: str) -> str:
+    """JSON can spell half a surrogate pair, which no UTF-8 can hold and no tokenizer reads."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise ValueError(f"character {error.start + 1} is half a surrogate pair; expected Unicode text") from None
+    return text
+
+
+def _shorten(reason: str, most: int = 400) -> str:
+    """Keep both ends: a message starts with the value, which may be long, and ends with what was expected."""
+    return reason if len(reason) <= most else f"{reason[: most // 2]} … {reason[-most // 2 :]}"
+
+
+def _check_dropped(where: str, dropped: Sequence[Dropped], read: int, strict: bool) -> None:
+    if strict and dropped:
+        raise InputError(f"{dropped[0]} ({len(dropped)} of {read} rows are broken, and strict is set)")
+    if len(dropped) * 100 > MAX_BROKEN_PERCENT * read:
+        first = "\n".join(f"  {row}" for row in dropped[:5])
+        raise InputError(
+            f"{where}: {len(dropped)} of {read} rows are broken, more than the {MAX_BROKEN_PERCENT} % that may be "
+            f"skipped; the first of them:\n{first}"
+        )

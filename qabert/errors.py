@@ -1,0 +1,27 @@
+"""The one exception that means "the input is wrong", and how it suggests a mend."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class InputError(ValueError):
+    """Something the user gave can't be used: a file, row, column, key, flag or checkpoint.
+
+    The message is written for the user: it names the place and says what was expected.  The command line prints it
+    without a traceback and exits with code 2.
+    """
+
+
+def suggest(word: str, known: Iterable[str]) -> str:
+    """Return `` (did you mean 'x'?)`` for the known word nearest to `word`, or an empty string."""
+    near = difflib.get_close_matches(str(word), sorted(known), n=1, cutoff=0.6)
+    return f" (did you mean '{near[0]}'?)" if near else ""
+
+
+def unknown(kind: str, word: object, known: Iterable[str], where: str = "") -> InputError:
+    """An `InputError` for a name that isn't one of `known`, with the nearest known one and the whole list."""
+    names = sorted(map(str, known))
+    place = f"{where}: " if where else ""
+    return InputError(f"{place}unknown {kind} '{word}'{suggest(str(word), names)}; known: {', '.join(names)}")

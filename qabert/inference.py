@@ -1,0 +1,255 @@
+"""Answer my sentence: a checkpoint, rows in, answers out, in the rows' order."""
+
+from __future__ import annotations
+
+import csv
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from qabert.data.collator import DataCollator
+from qabert.data.prompts import PromptEncoder
+from qabert.errors import InputError, unknown
+from qabert.modeling import QABertConfig, QABertModel
+from qabert.tasks import Task
+
+#: Rows that are tokenised and sorted by length together; memory stays flat however many there are.
+CHUNK = 4096
+
+
+class Predictor:
+    """A trained model that answers every one of its tasks.
+
+    Example:
+        >>> predictor = Predictor.from_pretrained("runs/demo")  # doctest: +SKIP
+        >>> predictor.predict("sst", [("A lovely film.", None)])  # doctest: +SKIP
+        [{'label': 'positive', 'probabilities': {'very negative': 0.01, ...}}]
+    """
+
+    def __init__(self, model: QABertModel, tokenizer: Any) -> None:
+        self.model = model.eval()
+        self.tokenizer = tokenizer
+        self.tasks = {values["name"]: Task.from_dict(values) for values in model.config.tasks or []}
+        self.collator = DataCollator(tokenizer)
+
+    @classmethod
+    def from_pretrained(cls, path: str, device: str | None = None) -> Predictor:
+        """Load a checkpoint.
+
+        Args:
+            path: A folder that training wrote, or a hub name.
+            device: `cpu`, `cuda`, …; None takes a GPU if there is one.
+
+        Raises:
+            InputError: There is no checkpoint of this package at that place, or it is damaged.
+        """
+        from transformers import AutoTokenizer
+
+        config = read_config(path)
+        try:
+            model = QABertModel.from_pretrained(path, config=config)
+            tokenizer = AutoTokenizer.from_pretrained(path)
+        except (OSError, ValueError, RuntimeError, KeyError) as error:
+            raise InputError(f"model '{path}': can't be loaded: {_first_line(error)}") from None
+        except Exception as error:  # safetensors and tokenizers raise classes of their own for damaged files
+            if type(error).__module__.split(".")[0] in ("safetensors", "safetensors_rust", "tokenizers", "builtins"):
+                raise InputError(f"model '{path}': a file of it is damaged: {_first_line(error)}") from None
+            raise
+        return cls(model.to(device or ("cuda" if torch.cuda.is_available() else "cpu")), tokenizer)
+
+    def task(self, name: str) -> Task:
+        """The declaration of one of the model's tasks.
+
+        Raises:
+            InputError: The model has no such task.
+        """
+        if name not in self.tasks:
+            raise unknown("task", name, self.tasks, "this model")
+        return self.tasks[name]
+
+    def logits(
+        self, task: str, rows: Iterable[tuple[str, str | None]], batch_size: int = 64
+    ) -> Iterator[np.ndarray]:
+        """Logits of rows, in their order, in arrays `(rows of a chunk, outputs)`."""
+        declared = self.task(task)
+        encoder = PromptEncoder(self.model.config.input_format, self.tokenizer, declared, self.model.config.max_length)
+        chunk: list[tuple[str, str | None]] = []
+        for row in rows:
+            chunk.append(row)
+            if len(chunk) == CHUNK:
+                yield self._chunk_logits(task, encoder, chunk, batch_size)
+                chunk = []
+        if chunk:
+            yield self._chunk_logits(task, encoder, chunk, batch_size)
+
+    @torch.inference_mode()
+    def _chunk_logits(self, task: str, encoder: PromptEncoder, rows: list[Any], batch_size: int) -> np.ndarray:
+        features = encoder({"text_a": [a for a, _ in rows], "text_b": [b for _, b in rows]})
+        order = np.argsort(-np.asarray(features["length"]), kind="stable")  # batches of like length
+        result: np.ndarray | None = None
+        for first in range(0, len(order), batch_size):
+            chosen = order[first : first + batch_size]
+            batch = self.collator([{key: values[i] for key, values in features.items()} for i in chosen])
+            inputs = {k: v.to(self.model.device) if isinstance(v, torch.Tensor) else v for k, v in batch.items()}
+            logits = self.model(**inputs).logits.float().cpu().numpy()
+            if result is None:
+                result = np.empty((len(order), logits.shape[1]), dtype=np.float32)
+            result[chosen] = logits
+        assert result is not None  # a chunk has rows
+        return result
+
+    def answers(self, task: str, rows: Iterable[tuple[str, str | None]], batch_size: int = 64) -> Iterator[np.ndarray]:
+        """Probabilities or values of rows, in their order, chunk by chunk (see `modeling.losses.activate`)."""
+        for logits in self.logits(task, rows, batch_size):
+            yield self.model.answers(torch.from_numpy(logits), task).numpy()
+
+    def predict(
+        self, task: str, rows: Iterable[tuple[str, str | None]], batch_size: int = 64
+    ) -> Iterator[dict[str, Any]]:
+        """Answers as a person reads them, one dictionary per row.
+
+        Returns:
+            `label` and `probabilities` by label name; for a regression `value`, in the task's unit.
+
+        Raises:
+            InputError: No such task, or a row with one sentence too few or too many, or an empty one.
+        """
+        declared = self.task(task)
+        for chunk in self.answers(task, _checked(declared, rows), batch_size):
+            yield from (readable(declared, answer) for answer in chunk)
+
+
+def decide(task: Task, answers: np.ndarray) -> np.ndarray:
+    """Predictions of answers: the likeliest class, whether the second label is likelier, or the value itself."""
+    if task.problem == "classification":
+        return answers.argmax(-1)
+    return (answers > 0.5).astype(np.int64) if task.problem == "binary" else answers
+
+
+def readable(task: Task, answer: np.ndarray) -> dict[str, Any]:
+    """One row's answer (probabilities, a probability, or a value) with its label names."""
+    if task.problem == "regression":
+        return {"value": round(float(answer), 4)}
+    shares = answer.tolist() if task.problem == "classification" else [1 - float(answer), float(answer)]
+    best = int(np.argmax(answer)) if task.problem == "classification" else int(answer > 0.5)
+    named = {name: round(share, 4) for name, share in zip(task.labels, shares, strict=True)}
+    return {"label": task.labels[best], "probabilities": named}
+
+
+def _checked(task: Task, rows: Iterable[tuple[str, str | None]]) -> Iterator[tuple[str, str | None]]:
+    for number, (text_a, text_b) in enumerate(rows, 1):
+        if (text_b is not None) != task.pair:
+            given, wanted = ("two sentences", "one") if text_b is not None else ("one sentence", "two")
+            raise InputError(f"row {number}: task '{task.name}' takes {wanted}, got {given}")
+        for text in (text_a, text_b):
+            if text is not None and not text.strip():
+                raise InputError(f"row {number}: a sentence is empty")
+        yield text_a, text_b
+
+
+def read_config(path: str) -> QABertConfig:
+    """A checkpoint's configuration, checked.
+
+    Raises:
+        InputError: No such folder or repository, no `config.json`, or one that this package didn't write.
+    """
+    folder = Path(path)
+    if folder.exists() and not (folder / "config.json").is_file():
+        raise InputError(f"model '{path}': expected a folder with config.json, as training writes it")
+    try:
+        values, _ = QABertConfig.get_config_dict(path)
+    except (OSError, ValueError) as error:
+        raise InputError(
+            f"model '{path}': no such folder, and not to be had from the hub: {_first_line(error)}"
+        ) from None
+    if values.get("model_type") != "qabert" or not values.get("tasks"):
+        kind = values.get("model_type")
+        raise InputError(f"model '{path}': config.json is of a '{kind}' model; expected one that qabert trained")
+    try:
+        config = QABertConfig.from_dict(values)
+        for declared in config.tasks or []:
+            Task.from_dict(declared, f"model '{path}', config.json, tasks")
+        config.encoder_config()
+    except InputError:
+        raise
+    except Exception as error:  # strict dataclasses raise classes of their own
+        raise InputError(f"model '{path}': config.json can't be used: {_first_line(error)}") from None
+    return config
+
+
+def _first_line(error: BaseException) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return " ".join(lines[:2]) or type(error).__name__
+
+
+def write_predictions(
+    path: Path, task: Task, ids: Sequence[str], answers: np.ndarray, labels: Sequence[Any] | None = None
+) -> None:
+    """Write one line per row: id, true label where known, prediction, and the probabilities by label name.
+
+    The file is whole or absent: it is written beside its place and renamed.
+    """
+    predictions = decide(task, answers).tolist()
+    shares: list[list[float]] = [[] for _ in predictions]
+    if task.problem == "classification":
+        shares = answers.tolist()
+    elif task.problem == "binary":
+        shares = np.stack([1 - answers, answers], axis=-1).tolist()
+    names = [] if labels is None else ["label"]
+    with _whole_file(path) as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(["id", *names, "prediction", *(f"p({label})" for label in task.labels if shares[:1] != [[]])])
+        for number, (row_id, prediction) in enumerate(zip(ids, predictions, strict=True)):
+            known = [] if labels is None else [_named(task, labels[number])]
+            writer.writerow([row_id, *known, _named(task, prediction), *(f"{share:.6f}" for share in shares[number])])
+
+
+def write_submission(path: Path, task: Task, ids: Sequence[str], answers: np.ndarray) -> None:
+    """Write the course's submission file: its header, then `id , prediction` lines, spaced as its own code does.
+
+    Raises:
+        InputError: The task declares no `output`.
+    """
+    if task.output is None:
+        raise InputError(f"task '{task.name}' declares no 'output', so it has no submission file")
+    predictions = decide(task, answers)
+    if task.problem == "binary":
+        predictions = predictions.astype(np.float64)  # the course writes 0.0 and 1.0
+    with _whole_file(path) as file:
+        file.write(f"id \t {task.output[1]} \n")
+        file.writelines(f"{row_id} , {p} \n" for row_id, p in zip(ids, predictions.tolist(), strict=True))
+
+
+def _named(task: Task, value: Any) -> Any:
+    if value is None or (isinstance(value, float) and math.isnan(value)):
+        return ""
+    return task.labels[int(value)] if task.labels else f"{value:.4f}"
+
+
+class _whole_file:
+    """A text file for writing that replaces its target only when all of it is written."""
+
+    def __init__(self, path: Path) -> None:
+        self.path, self.part = path, path.with_name(path.name + ".part")
+
+    def __enter__(self) -> Any:
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        self.file = self.part.open("w", encoding="utf-8", newline="")
+        return self.file
+
+    def __exit__(self, kind: Any, *rest: Any) -> None:
+        self.file.close()
+        if kind is None:
+            self.part.replace(self.path)
+        else:
+            self.part.unlink(missing_ok=True)
+
+
+def load_rows(rows: Iterable[Mapping[str, Any]]) -> Iterator[tuple[str, str | None]]:
+    """The texts of dataset rows."""
+    for row in rows:
+        yield row["text_a"], row["text_b"]

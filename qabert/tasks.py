@@ -1,0 +1,355 @@
+"""What is a task?  `Task`, the paper's three, and tasks read from YAML.
+
+A task is declared once and everything follows from it: how rows are read, how its prompt reads, which head and loss
+it gets, which metrics judge it.  This module touches neither torch nor transformers, so it imports in milliseconds.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from string import Formatter
+from typing import Any
+
+import yaml
+
+from qabert.errors import InputError, unknown
+
+PROBLEMS = ("classification", "regression", "binary")
+#: Metrics by problem; the first one counts towards the score that selects the best model.
+METRICS = {
+    "classification": ("accuracy", "macro_f1"),
+    "binary": ("accuracy", "f1"),
+    "regression": ("pearson", "spearman"),
+}
+COLUMNS = ("text_a", "text_b", "label", "id")
+SPLITS = ("train", "dev", "test")
+_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,63}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Task:
+    """One sentence task.
+
+    Args:
+        name: Letters, digits, `_` and `-`; the name in flags, scores and files.
+        problem: `classification` (any number of named labels), `binary` (two), or `regression` (a number in `range`).
+        question: What the `qa` format asks about every row.
+        context: How the row reads after the question, with `{text_a}` and, for a pair, `{text_b}`.
+        labels: Label names in the order of their numbers; row labels may be written as names or as numbers.
+        range: `(low, high)` of a regression's label, in the user's unit.
+        columns: Column names of `text_a`, `text_b` (pairs only), `label` and, optionally, `id`.
+        metrics: The first one is the task's score.
+        files: File of each split, relative to the data folder (or to the YAML file that declares the task).
+        hub: `path`, optional `name`, `splits` and `columns` of the task's dataset on the hub.
+        output: Name and column title of the course's submission files (`sst` writes `sst-dev-output.csv`).
+
+    Raises:
+        InputError: A field has a value that can't work; the message names task and field.
+    """
+
+    name: str
+    problem: str
+    question: str
+    context: str = ""
+    labels: tuple[str, ...] = ()
+    range: tuple[float, float] | None = None
+    columns: Mapping[str, str] = field(default_factory=dict)
+    metrics: tuple[str, ...] = ()
+    files: Mapping[str, str] = field(default_factory=dict)
+    hub: Mapping[str, Any] = field(default_factory=dict)
+    output: tuple[str, str] | None = None
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.name, str) or not _NAME.fullmatch(self.name):
+            raise InputError(f"task name {self.name!r}: expected a letter, then letters, digits, '_' or '-', at most 64")
+        if self.problem not in PROBLEMS:
+            raise unknown("problem", self.problem, PROBLEMS, f"task '{self.name}'")
+        columns = self._mapping("columns", COLUMNS)
+        _set(self, "columns", {"text_a": "sentence1" if "text_b" in columns else "sentence", "label": "label"} | columns)
+        _set(self, "files", self._mapping("files", SPLITS))
+        _set(self, "hub", self._mapping("hub", ("path", "name", "splits", "columns"), text=False))
+        if not isinstance(self.question, str) or not self.question.strip():
+            raise self._error("question", "expected a sentence that asks for the label")
+        default = "First sentence: {text_a} Second sentence: {text_b}" if self.pair else "{text_a}"
+        _set(self, "context", self.context or default)
+        self._check_context()
+        self._check_labels()
+        _set(self, "metrics", tuple(self.metrics) or METRICS[self.problem])
+        for metric in self.metrics:
+            if metric not in METRICS[self.problem] and not (metric == "macro_f1" and self.problem == "binary"):
+                raise unknown("metric", metric, METRICS[self.problem], f"task '{self.name}', key 'metrics'")
+        if self.output is not None:
+            _set(self, "output", tuple(self.output))
+
+    @property
+    def pair(self) -> bool:
+        """Whether a row has two sentences."""
+        return "text_b" in self.columns
+
+    @property
+    def num_outputs(self) -> int:
+        """Width of the head's logits: one per class, or 1 for a regression and for a binary task."""
+        return len(self.labels) if self.problem == "classification" else 1
+
+    @property
+    def score(self) -> str:
+        """The metric that counts towards `eval_score`."""
+        return self.metrics[0]
+
+    def parse_label(self, value: object) -> int | float:
+        """Turn a label as written (name, number or text of a number) into the one used in training.
+
+        Returns:
+            A class index for classification and binary tasks, a float in the user's unit for a regression.
+
+        Raises:
+            ValueError: It isn't a label of this task; the message says what was expected.
+        """
+        number = _number(value)
+        if self.range is not None:
+            low, high = self.range
+            if number is None or not low <= number <= high:
+                raise ValueError(f"label {value!r} is not a number from {low:g} to {high:g}")
+            return number
+        text = value.strip() if isinstance(value, str) else value
+        if text in self.labels:
+            return self.labels.index(str(text))
+        if number is None or number != int(number) or not 0 <= number < len(self.labels):
+            names = ", ".join(self.labels[:8]) + (", …" if len(self.labels) > 8 else "")
+            raise ValueError(f"label {value!r} is none of {names}, nor a number from 0 to {len(self.labels) - 1}")
+        return int(number)
+
+    def to_dict(self) -> dict[str, Any]:
+        """What a checkpoint carries: everything but the places on this machine (`files`) and on the hub."""
+        values = dataclasses.asdict(self)
+        return {key: _plain(values[key]) for key in values if key not in ("files", "hub") and values[key] is not None}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any], where: str = "task") -> Task:
+        """Build a task from plain values, as read from YAML or from a checkpoint's config.
+
+        Raises:
+            InputError: A key is unknown (the nearest one is suggested) or missing, or a value can't work.
+        """
+        known = [f.name for f in dataclasses.fields(cls)]
+        for key in values:
+            if key not in known:
+                raise unknown("key", key, known, where)
+        for key in ("name", "problem", "question"):
+            if key not in values:
+                raise InputError(f"{where}: key '{key}' is missing")
+        cleaned = dict(values)
+        for key in ("labels", "metrics", "output", "range"):
+            if cleaned.get(key) is not None:
+                if isinstance(cleaned[key], str) or not isinstance(cleaned[key], Iterable):
+                    raise InputError(f"{where}: key '{key}' has {cleaned[key]!r}; expected a list")
+                cleaned[key] = tuple(cleaned[key])
+            else:
+                cleaned.pop(key, None)
+        return cls(**cleaned)
+
+    def _error(self, key: str, message: str) -> InputError:
+        return InputError(f"task '{self.name}', key '{key}': {message}")
+
+    def _mapping(self, key: str, known: Iterable[str], text: bool = True) -> dict[str, Any]:
+        values = getattr(self, key)
+        if not isinstance(values, Mapping):
+            raise self._error(key, f"expected a mapping of {', '.join(known)}; got {values!r}")
+        for name, value in values.items():
+            if name not in known:
+                raise unknown("key", name, known, f"task '{self.name}', key '{key}'")
+            if text and not isinstance(value, str):
+                raise self._error(key, f"'{name}' has {value!r}; expected text")
+        return dict(values)
+
+    def _check_context(self) -> None:
+        if not isinstance(self.context, str):
+            raise self._error("context", f"expected text; got {self.context!r}")
+        try:
+            parts = [name for _, name, _, _ in Formatter().parse(self.context) if name is not None]
+        except ValueError as error:
+            raise self._error("context", f"{self.context!r}: {error}") from None
+        wanted = ["text_a", "text_b"] if self.pair else ["text_a"]
+        if sorted(parts) != wanted:
+            names = " and ".join(f"{{{name}}}" for name in wanted)
+            raise self._error("context", f"{self.context!r} has to name {names} once each and nothing else in braces")
+
+    def _check_labels(self) -> None:
+        if self.problem == "regression":
+            if self.labels:
+                raise self._error("labels", "a regression has a range, no labels")
+            bounds = tuple(_number(bound) for bound in (self.range or ()))
+            if len(bounds) != 2 or bounds[0] is None or bounds[1] is None or not bounds[0] < bounds[1]:
+                raise self._error("range", f"expected [low, high] with low < high; got {self.range!r}")
+            _set(self, "range", bounds)
+            return
+        if self.range is not None:
+            raise self._error("range", f"only a regression has a range; this is a {self.problem} task")
+        # YAML reads a bare yes/no as a boolean: the name the user wrote is gone, so ask for quotes.
+        for label in self.labels:
+            if isinstance(label, bool) or not isinstance(label, str | int | float):
+                raise self._error("labels", f"label {label!r} is not text (write yes, no, true and false in quotes)")
+        labels = tuple(str(label) for label in self.labels)
+        if self.problem == "binary":
+            labels = labels or ("no", "yes")
+            if len(labels) != 2:
+                raise self._error("labels", f"a binary task has two labels, the positive one second; got {len(labels)}")
+        if len(labels) < 2 or len(set(labels)) < len(labels):
+            raise self._error("labels", f"expected at least two different names; got {list(labels)}")
+        _set(self, "labels", labels)
+
+
+def _set(task: Task, key: str, value: object) -> None:
+    object.__setattr__(task, key, value)  # the dataclass is frozen; this is its constructor's last part
+
+
+def _plain(value: Any) -> Any:
+    return list(value) if isinstance(value, tuple) else value
+
+
+def _number(value: object) -> float | None:
+    """`value` as a finite float, or None where it isn't one (a boolean is no number: it is a YAML accident)."""
+    if isinstance(value, bool) and value is not None:
+        value = int(value)
+    try:
+        number = float(value)  # type: ignore[arg-type]
+    except (TypeError, ValueError):
+        return None
+    return number if math.isfinite(number) else None
+
+
+_PAIR = {"text_a": "sentence1", "text_b": "sentence2"}
+
+SST = Task(
+    name="sst",
+    problem="classification",
+    question="Is this review positive or negative?",
+    labels=("very negative", "negative", "neutral", "positive", "very positive"),
+    columns={"text_a": "sentence", "label": "sentiment", "id": "id"},
+    files={"train": "ids-sst-train.csv", "dev": "ids-sst-dev.csv", "test": "ids-sst-test-student.csv"},
+    hub={"path": "SetFit/sst5", "columns": {"text_a": "text", "label": "label"}},
+    output=("sst", "Predicted_Sentiment"),
+)
+STS = Task(
+    name="sts",
+    problem="regression",
+    question="Is the first sentence semantically equivalent to the second sentence?",
+    range=(0.0, 5.0),
+    columns=_PAIR | {"label": "similarity", "id": "id"},
+    files={"train": "sts-train.csv", "dev": "sts-dev.csv", "test": "sts-test-student.csv"},
+    hub={"path": "nyu-mll/glue", "name": "stsb", "columns": _PAIR | {"label": "label", "id": "idx"}},
+    output=("sts", "Predicted_Similiary"),  # the course's own spelling, which its scorer reads
+)
+QUORA = Task(
+    name="quora",
+    problem="binary",
+    question="Does the first question paraphrase the second question?",
+    labels=("not a paraphrase", "paraphrase"),
+    columns=_PAIR | {"label": "is_duplicate", "id": "id"},
+    files={"train": "quora-train.csv", "dev": "quora-dev.csv", "test": "quora-test-student.csv"},
+    hub={
+        "path": "nyu-mll/glue",
+        "name": "qqp",
+        "columns": {"text_a": "question1", "text_b": "question2", "label": "label", "id": "idx"},
+    },
+    output=("para", "Predicted_Is_Paraphrase"),
+)
+#: The paper's tasks in the paper's order (section 4.1).
+PAPER_TASKS: dict[str, Task] = {task.name: task for task in (SST, STS, QUORA)}
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """Read a YAML mapping safely.
+
+    Raises:
+        InputError: No such file, not UTF-8, not YAML (with line and column), not a mapping, or a key given twice.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise InputError(f"{path}: can't be read: {error.strerror or error}") from None
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path}: byte {error.start} is not UTF-8") from None
+    try:
+        values = yaml.load(text, Loader=_UniqueKeyLoader)
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        place = f", line {mark.line + 1}, column {mark.column + 1}" if mark else ""
+        raise InputError(f"{path}{place}: not valid YAML: {getattr(error, 'problem', None) or error}") from None
+    except (RecursionError, ValueError) as error:  # deep nesting; dates such as 2020-13-45
+        raise InputError(f"{path}: not valid YAML: {type(error).__name__}: {error}") from None
+    if not isinstance(values, dict) or not all(isinstance(key, str) for key in values):
+        raise InputError(f"{path}: expected 'key: value' lines at the top, got {type(values).__name__}")
+    return values
+
+
+class _UniqueKeyLoader(yaml.SafeLoader):
+    """PyYAML keeps the last of two equal keys; here the second one is an error."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen: set[Any] = set()
+        for key_node, _ in node.value:
+            if not isinstance(key_node, yaml.ScalarNode):
+                continue
+            if key_node.value in seen and key_node.value != "<<":
+                raise yaml.constructor.ConstructorError(
+                    None, None, f"key '{key_node.value}' stands twice", key_node.start_mark
+                )
+            seen.add(key_node.value)
+        return super().construct_mapping(node, deep)
+
+
+def parse_tasks(declared: Mapping[str, Any], where: str, folder: Path | None = None) -> dict[str, Task]:
+    """Tasks from the `tasks:` mapping of a YAML file: `{name: {problem: …, question: …, …}}`.
+
+    A name of one of the paper's tasks with nothing after it means that task; with keys, they change it.
+
+    Args:
+        declared: The mapping.
+        where: What to call its place in errors.
+        folder: Folder that relative `files` are meant from; None leaves them relative to `--data`.
+    """
+    tasks: dict[str, Task] = {}
+    for name, values in declared.items():
+        place = f"{where}, task '{name}'"
+        if not isinstance(values, Mapping | None):
+            raise InputError(f"{place}: expected 'key: value' lines, got {values!r}")
+        values = dict(values or {})
+        if not values and name not in PAPER_TASKS:
+            raise unknown("task", name, PAPER_TASKS, where)
+        if folder is not None and isinstance(values.get("files"), Mapping):
+            values["files"] = {split: str(folder / str(file)) for split, file in values["files"].items()}
+        if name in PAPER_TASKS:
+            base = dataclasses.asdict(PAPER_TASKS[name])
+            values = {key: value for key, value in base.items() if value is not None} | values
+        tasks[name] = Task.from_dict(values | {"name": name}, place)
+    if not tasks:
+        raise InputError(f"{where}: no task is declared")
+    return tasks
+
+
+def load_tasks(spec: str | Iterable[str] | Mapping[str, Any] | None, where: str = "tasks") -> dict[str, Task]:
+    """Tasks by what a recipe or a flag says: names of the paper's (`sst,sts`), a YAML file, or a mapping.
+
+    Raises:
+        InputError: An unknown name or key, or a declaration that can't work.
+    """
+    if spec is None:
+        return dict(PAPER_TASKS)
+    if isinstance(spec, Mapping):
+        return parse_tasks(spec, where)
+    names = [part.strip() for part in spec.split(",")] if isinstance(spec, str) else list(spec)
+    if len(names) == 1 and str(names[0]).endswith((".yaml", ".yml")):
+        path = Path(names[0])
+        values = read_yaml(path)
+        if set(values) != {"tasks"} or not isinstance(values["tasks"], Mapping):
+            raise InputError(f"{path}: expected one key, 'tasks:', with the tasks under it; got {sorted(values)}")
+        return parse_tasks(values["tasks"], str(path), folder=path.parent)
+    if len(set(names)) < len(names):
+        raise InputError(f"{where}: a task is named twice in {names}")
+    return parse_tasks(dict.fromkeys(names), where)

@@ -1,0 +1,291 @@
+"""What a run is told: one dataclass, filled from a YAML recipe, then from flags.
+
+Keys that aren't ours are those of `transformers.TrainingArguments` and mean what they mean there.  Defaults that differ
+from the Trainer's are listed in `TRAINER_DEFAULTS`.  Importing this module costs no torch: `--help` is instant.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
+
+import yaml
+
+from qabert.errors import InputError, suggest, unknown
+from qabert.tasks import Task, load_tasks, read_yaml
+
+if TYPE_CHECKING:
+    from transformers import TrainingArguments
+
+FORMATS = ("separate", "joint", "qa")
+ORDERS = ("sequential", "interleaved", "annealed")
+
+#: Defaults of ours where the Trainer's differ.
+TRAINER_DEFAULTS: dict[str, Any] = {
+    "num_train_epochs": 3,
+    "learning_rate": 5e-5,
+    "warmup_steps": 0.1,  # below 1: a share of all steps
+    "lr_scheduler_type": "linear",
+    "weight_decay": 0.01,
+    "per_device_train_batch_size": 32,
+    "per_device_eval_batch_size": 64,
+    "eval_strategy": "epoch",
+    "save_strategy": "epoch",
+    "save_total_limit": 2,
+    "load_best_model_at_end": True,
+    "logging_steps": 50,
+    "logging_nan_inf_filter": False,  # a NaN has to be seen
+    "dataloader_pin_memory": False,
+}
+#: Set by the package because its trainer relies on them; not for recipes and flags.
+FIXED: dict[str, Any] = {
+    "metric_for_best_model": "eval_score",
+    "greater_is_better": True,
+    "label_names": ["labels"],
+    "remove_unused_columns": False,
+    # Every step leaves the other tasks' heads without gradients; activation checkpointing would flip the default.
+    "ddp_find_unused_parameters": True,
+}
+_REFUSED = {"train_sampling_strategy", "do_train", "do_eval", "do_predict", "resume_from_checkpoint", "hub_token",
+            "push_to_hub", "push_to_hub_token", "data_seed", "ignore_data_skip", "max_steps_per_epoch"}  # fmt: skip
+
+
+def _field(default: Any, help: str, **extra: Any) -> Any:
+    metadata = {"help": help} | extra
+    if callable(default):
+        return field(default_factory=default, metadata=metadata)
+    return field(default=default, metadata=metadata)
+
+
+@dataclass
+class RunArguments:
+    """A training run.
+
+    Raises:
+        InputError: A value is of the wrong type or out of range; the message names key and place.
+    """
+
+    data: str = _field("demo", "folder of data files, 'hub', or 'demo' (small invented data, no benchmark)")
+    tasks: Any = _field(None, "names of the paper's tasks (sst,sts,quora), a YAML file of tasks, or (recipe) a mapping")
+    encoder: str = _field("minilm", "'minilm' (from qabert[offline]), or folder or hub name of any text encoder")
+    format: str = _field("qa", "how rows become inputs", choices=FORMATS)
+    max_length: int = _field(256, "longest input in tokens; longer ones are truncated", low=8)
+    output_dir: str = _field("runs/qabert", "folder for the model, its scores and its checkpoints")
+    order: str = _field("interleaved", "order of the tasks in an epoch; 'sequential' is the paper's", choices=ORDERS)
+    examples_per_epoch: dict[str, int] = _field(dict, "rows an epoch draws, by task: quora=8000; all where not named")
+    weighted_sampling: bool = _field(True, "draw rows with weight 1 / count(label)")
+    eval_examples: dict[str, int] = _field(dict, "dev rows scored during training, by task; the end scores all")
+    head_blocks: int = _field(4, "Linear-LayerNorm-Dropout-ReLU blocks in a head", low=0, high=64)
+    head_width: int | None = _field(None, "width of those blocks; the encoder's hidden size if unset", low=1, high=16384)
+    head_dropout: float = _field(0.1, "dropout in the heads", low=0.0, high=0.95)
+    dropout: float | None = _field(None, "dropout in the encoder; as its configuration says if unset", low=0.0, high=0.95)
+    freeze_encoder: bool = _field(False, "train the heads only")
+    head_learning_rate: float | None = _field(None, "learning rate of the heads; learning_rate if unset", low=0.0)
+    attn_implementation: str | None = _field(None, "eager, sdpa, …; transformers chooses if unset")
+    early_stopping_patience: int | None = _field(None, "stop after so many evaluations without a better score", low=1)
+    score_untrained: bool = _field(False, "also score the model before training, for the result table")
+    strict: bool = _field(False, "stop at the first broken row instead of skipping up to 1 %% of them")
+    resume: str = _field("never", "'auto': go on from the newest checkpoint in output_dir, if any; or a checkpoint")
+    overwrite: bool = _field(False, "delete the run that output_dir holds")
+    trainer: dict[str, Any] = _field(dict, "every other key: transformers.TrainingArguments", internal=True)
+
+    def __post_init__(self) -> None:
+        for item in _own_fields():
+            setattr(self, item.name, _coerce(item, getattr(self, item.name)))
+        for key, value in {"data": self.data, "encoder": self.encoder, "output_dir": self.output_dir}.items():
+            if not value:
+                raise InputError(f"key '{key}' is empty")
+
+    def load_tasks(self) -> dict[str, Task]:
+        """The declared tasks; also checks that `examples_per_epoch` and `eval_examples` name some of them.
+
+        Raises:
+            InputError: A task that can't be, or a name that no task has.
+        """
+        tasks = load_tasks(self.tasks)
+        for key in ("examples_per_epoch", "eval_examples"):
+            for name in getattr(self, key):
+                if name not in tasks:
+                    raise unknown("task", name, tasks, f"key '{key}'")
+        return tasks
+
+    def training_arguments(self) -> TrainingArguments:
+        """The Trainer's own arguments.
+
+        Raises:
+            InputError: An unknown key (the nearest one is suggested), one that this package sets itself, or a bad value.
+        """
+        from transformers import HfArgumentParser, TrainingArguments
+
+        names = {item.name for item in dataclasses.fields(TrainingArguments) if item.init}
+        for key in self.trainer:
+            if key in FIXED or key in _REFUSED:
+                raise InputError(f"key '{key}' is set by this package; remove it")
+            if key not in names:
+                known = names - set(FIXED) - _REFUSED | {item.name for item in _own_fields()}
+                raise InputError(f"unknown key '{key}'{suggest(key, known)}; --help lists the keys")
+        words: list[str] = []
+        for key, value in (TRAINER_DEFAULTS | self.trainer).items():
+            if value is not None:
+                parts = value if isinstance(value, list) else [value]
+                words += [f"--{key}", *(json.dumps(p) if isinstance(p, dict | bool) else str(p) for p in parts)]
+        parser = HfArgumentParser(TrainingArguments, allow_abbrev=False)  # type: ignore[arg-type]
+        parser.error = _raise_input_error  # type: ignore[method-assign]
+        try:
+            (parsed,) = parser.parse_args_into_dataclasses([*words, "--output_dir", self.output_dir])
+            for key in ("num_train_epochs", "learning_rate", "per_device_train_batch_size", "per_device_eval_batch_size"):
+                if not 0 < getattr(parsed, key) < float("inf"):
+                    raise InputError(f"key '{key}' has {getattr(parsed, key)!r}; expected a number over 0")
+            values = {key: getattr(parsed, key) for key in {"output_dir", *TRAINER_DEFAULTS, *self.trainer}}
+            return TrainingArguments(**values, **FIXED)
+        except (ValueError, TypeError, ImportError) as error:
+            if isinstance(error, InputError):
+                raise
+            raise InputError(f"training arguments: {error}") from None
+
+    def to_dict(self) -> dict[str, Any]:
+        """All keys with their values, flat, as a recipe would have them."""
+        own = {item.name: getattr(self, item.name) for item in _own_fields()}
+        return own | TRAINER_DEFAULTS | self.trainer
+
+
+def _raise_input_error(message: str) -> NoReturn:
+    raise InputError(message.replace("argument --", "key "))
+
+
+def _own_fields() -> list[dataclasses.Field[Any]]:
+    return [item for item in dataclasses.fields(RunArguments) if not item.metadata.get("internal")]
+
+
+def _coerce(item: dataclasses.Field[Any], value: Any) -> Any:
+    """A value from YAML or a flag as the field's type; YAML reads `5e-5` and flags read everything as text."""
+    kind = str(item.type)
+    if value is None and ("None" in kind or kind == "Any"):
+        return None
+    if kind == "Any":
+        return value
+    if kind.startswith("dict"):
+        return _counts(item.name, value)
+    expected = {"str": "text", "int": "a whole number", "float": "a number", "bool": "true or false"}[kind.split(" ")[0]]
+    error = InputError(f"key '{item.name}' has {value!r}; expected {expected}")
+    if kind.startswith("bool"):
+        text = str(value).lower()
+        if text not in ("true", "false"):
+            raise error
+        return text == "true"
+    if isinstance(value, bool | list | dict) or value is None:
+        raise error
+    try:
+        result = {"str": str, "int": int, "float": float}[kind.split(" ")[0]](value)
+    except (ValueError, OverflowError):
+        raise error from None
+    if kind.startswith("int") and isinstance(value, float) and value != result:
+        raise error
+    choices, low, high = (item.metadata.get(key) for key in ("choices", "low", "high"))
+    if choices and result not in choices:
+        raise unknown("value", result, choices, f"key '{item.name}'")
+    if (low is not None and not result >= low) or (high is not None and not result <= high):
+        span = f"at least {low}" if high is None else f"from {low} to {high}"
+        raise InputError(f"key '{item.name}' has {value!r}; expected {expected} {span}")
+    if isinstance(result, float) and result in (float("inf"), float("-inf")):
+        raise error
+    return result
+
+
+def _counts(name: str, value: Any) -> dict[str, int]:
+    """`{task: rows}`, also from the flag's text `quora=8000,sst=500`."""
+    error = InputError(f"key '{name}' has {value!r}; expected rows by task, such as quora=8000")
+    if isinstance(value, str):
+        parts = [part.split("=") for part in value.split(",") if part.strip()]
+        if not all(len(part) == 2 for part in parts):
+            raise error
+        value = {key.strip(): number.strip() for key, number in parts}
+    if not isinstance(value, Mapping):
+        raise error
+    counts = {}
+    for task, number in value.items():
+        try:
+            counts[str(task)] = int(str(number))
+        except ValueError:
+            raise error from None
+        if counts[str(task)] < 1:
+            raise InputError(f"key '{name}', task '{task}': {number} rows; expected at least 1")
+    return counts
+
+
+def build_parser(description: str) -> argparse.ArgumentParser:
+    """The command line of a training script: a recipe and our keys; the Trainer's are taken as they come."""
+    parser = argparse.ArgumentParser(
+        description=description,
+        epilog="Every key of transformers.TrainingArguments is a flag too (--learning_rate 2e-5 --bf16 true …).",
+        argument_default=argparse.SUPPRESS,
+        allow_abbrev=False,
+    )
+    parser.add_argument("recipe", nargs="?", default=None, help="YAML file of keys; flags override them")
+    for item in _own_fields():
+        text = f"{item.metadata['help']} [{item.default if item.default is not dataclasses.MISSING else 'none'}]"
+        boolean: dict[str, Any] = {"nargs": "?", "const": "true"} if item.type == "bool" else {}
+        parser.add_argument(f"--{item.name}", metavar="VALUE", help=text, **boolean)
+    return parser
+
+
+def parse(argv: Sequence[str], description: str = "Train.") -> RunArguments:
+    """Read the recipe and the flags.
+
+    Raises:
+        InputError: No such recipe, an unknown key (the nearest one is suggested), a flag without its value, a bad value.
+    """
+    known, rest = build_parser(description).parse_known_args(argv)
+    flags: dict[str, Any] = vars(known)
+    recipe = flags.pop("recipe")
+    values = _read_recipe(Path(recipe)) if recipe else {}
+    values.update(flags)
+    own = {item.name for item in _own_fields()}
+    other = {key: values.pop(key) for key in list(values) if key not in own}
+    other.update(_pairs(rest))
+    arguments = RunArguments(**values, trainer=other)
+    if other:
+        arguments.training_arguments()  # imports transformers, so only where there is something to check
+    return arguments
+
+
+def _read_recipe(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        folder = path.parent if path.parent.is_dir() else Path()
+        names = [str(file) for file in sorted([*folder.glob("*.yaml"), *Path("scripts/recipes").glob("*.yaml")])]
+        raise InputError(f"recipe '{path}': no such file{suggest(str(path), names)}; there are: {', '.join(names) or '-'}")
+    values = read_yaml(path)
+    tasks = values.get("tasks")
+    if isinstance(tasks, str) and tasks.endswith((".yaml", ".yml")) and not Path(tasks).is_absolute():
+        values["tasks"] = str(path.parent / tasks)
+    return values
+
+
+def _pairs(words: Sequence[str]) -> dict[str, Any]:
+    """`--key value`, `--key=value` and a bare `--key` (true) of keys that argparse doesn't know."""
+    pairs: dict[str, Any] = {}
+    key = None
+    for word in words:
+        if word.startswith("--"):
+            key, equals, value = word[2:].replace("-", "_").partition("=")
+            pairs[key] = _value(value) if equals else True
+            key = None if equals else key
+        elif key is None:
+            raise InputError(f"'{word}' belongs to no flag; expected one recipe and then --key value")
+        else:
+            pairs[key], key = _value(word), None
+    return pairs
+
+
+def _value(text: str) -> Any:
+    """A flag's text as YAML would read it; text that YAML can't read stays text."""
+    try:
+        value = yaml.safe_load(text)
+    except (yaml.YAMLError, ValueError):
+        return text
+    return value if isinstance(value, str | int | float | bool | list | dict) else text

@@ -1,0 +1,246 @@
+"""A training run from arguments to scores: check → rows → features → model → trainer → train → save → score.
+
+Everything that can be wrong with the input is checked in that order, cheapest first, before a model is loaded.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import shutil
+import time
+from collections.abc import Mapping
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+
+from qabert.errors import InputError
+from qabert.tables import table
+from qabert.tasks import Task
+from qabert.training.arguments import RunArguments
+
+#: Marks a folder as a run's, and is what a resumed run is compared with.
+MARKER = "arguments.yaml"
+#: Keys that a resumed run may change without becoming another run.
+_FREE = {"resume", "overwrite", "output_dir", "logging_steps", "disable_tqdm", "report_to", "save_total_limit"}
+
+
+def train(args: RunArguments) -> dict[str, Any]:
+    """Train as told, and write model, scores and predictions to `args.output_dir`.
+
+    Returns:
+        What `metrics.json` holds: `score`, the scores by task of the trained model, of the majority class and (with
+        `score_untrained`) of the untrained model, the data summary, the history of evaluations, times and versions.
+
+    Raises:
+        InputError: Anything that the user gave can't work.
+    """
+    tasks = args.load_tasks()
+    if args.data == "demo":
+        from qabert.data.demo import DEMO_NOTE
+
+        print(DEMO_NOTE)
+    from qabert.training.encoders import find_encoder, load_tokenizer
+
+    encoder = find_encoder(args.encoder)
+    output = Path(args.output_dir)
+    checkpoint = prepare_output(args, output)
+    training_args = args.training_arguments()
+    main = training_args.process_index == 0
+    from qabert.training.trainer import QABertTrainer, check_world
+
+    check_world(training_args)
+    tokenizer = load_tokenizer(encoder, args.max_length)
+
+    from qabert.data.prompts import PromptEncoder
+    from qabert.data.sources import load_data
+    from qabert.data.summary import summarise, summary_text
+
+    encoders = {name: PromptEncoder(args.format, tokenizer, task, args.max_length) for name, task in tasks.items()}
+    rows = load_data(tasks, args.data, strict=args.strict)
+    features = {
+        name: {
+            split: used.map(encoders[name], batched=True, remove_columns=used.column_names, desc=f"{name} {split}")
+            for split, used in rows[name].splits.items()
+        }
+        for name in tasks
+    }
+    summary = summarise(tasks, rows, features)
+    if main:
+        print(summary_text(summary), flush=True)
+
+    from transformers import EarlyStoppingCallback, set_seed
+
+    from qabert.modeling import QABertModel
+
+    set_seed(training_args.seed)
+    model = QABertModel.from_encoder(
+        encoder,
+        tasks=[task.to_dict() for task in tasks.values()],
+        input_format=args.format,
+        max_length=args.max_length,
+        head_blocks=args.head_blocks,
+        head_width=args.head_width,
+        head_dropout=args.head_dropout,
+        freeze_encoder=args.freeze_encoder,
+        dropout=args.dropout,
+        attn_implementation=args.attn_implementation,
+    )
+    dev = {name: features[name]["dev"] for name in tasks}
+    patience = args.early_stopping_patience
+    trainer = QABertTrainer(
+        model,
+        training_args,
+        tasks=tasks,
+        train_dataset={name: features[name]["train"] for name in tasks},
+        eval_dataset={name: _subset(dev[name], args.eval_examples.get(name), training_args.seed) for name in tasks},
+        processing_class=tokenizer,
+        order=args.order,
+        weighted_sampling=args.weighted_sampling,
+        examples_per_epoch=args.examples_per_epoch,
+        head_learning_rate=args.head_learning_rate,
+        callbacks=[EarlyStoppingCallback(patience)] if patience else [],
+    )
+    if main:
+        write_whole(output / MARKER, yaml.safe_dump(_described(args, tasks), sort_keys=False, allow_unicode=True))
+    untrained = None
+    if args.score_untrained:
+        untrained = _by_task(trainer.evaluate(dev, metric_key_prefix="untrained"), "untrained", tasks)
+
+    start = time.time()
+    trained = trainer.train(resume_from_checkpoint=checkpoint)
+    seconds = time.time() - start
+    trainer.save_model(str(output))  # on every process: FSDP gathers here
+
+    scores = _by_task(trainer.evaluate(dev, metric_key_prefix="final"), "final", tasks)
+    from qabert.evaluation.metrics import majority_baseline, multitask_score
+    from qabert.inference import write_predictions
+
+    majority = {
+        name: majority_baseline(task, np.asarray(rows[name].splits["train"]["label"]), np.asarray(dev[name]["labels"]))
+        for name, task in tasks.items()
+    }
+    result = {
+        "score": multitask_score({name: scores[name][task.score] for name, task in tasks.items()}),
+        "scores": scores,
+        "untrained": untrained,
+        "majority": majority,
+        "steps": trainer.state.global_step,
+        "train_seconds": round(seconds, 1),
+        "train_examples_per_second": round(trained.metrics.get("train_samples_per_second", 0.0), 1),
+        "data": summary,
+        "history": [entry for entry in trainer.state.log_history if "eval_score" in entry],
+        "arguments": _described(args, tasks),
+        "versions": {name: version(name) for name in ("torch", "transformers", "datasets", "accelerate", "evaluate")}
+        | {"python": platform.python_version()},
+    }
+    if main:
+        for name, task in tasks.items():
+            used = rows[name].splits["dev"]
+            answers = trainer.answers(name)
+            write_predictions(output / "predictions" / f"{name}-dev.csv", task, used["id"], answers, used["label"])
+        write_whole(output / "metrics.json", json.dumps(result, indent=2, ensure_ascii=False))
+        print(result_table(tasks, {"majority": majority, "untrained": untrained, "trained": scores}))
+        print(f"model, metrics.json and predictions/ are in {output}")
+    return result
+
+
+def result_table(tasks: Mapping[str, Task], columns: Mapping[str, Mapping[str, Mapping[str, float]] | None]) -> str:
+    """Scores by task and metric, one column per model, and the mean of every task's first metric."""
+    known = {title: scores for title, scores in columns.items() if scores}
+    lines = [
+        [name, metric, *(f"{scores[name][metric]:.3f}" for scores in known.values())]
+        for name, task in tasks.items()
+        for metric in task.metrics
+    ]
+    means = (np.mean([scores[name][task.score] for name, task in tasks.items()]) for scores in known.values())
+    lines.append(["mean", "first metrics", *(f"{mean:.3f}" for mean in means)])
+    return table(["task", "metric (dev)", *known], lines)
+
+
+def prepare_output(args: RunArguments, output: Path) -> str | None:
+    """Check the output folder and find the checkpoint to go on from.
+
+    Raises:
+        InputError: The folder holds a run (or something else) and neither `resume` nor `overwrite` says what to do; the
+            settings of the run to resume differ; a named checkpoint isn't there; the folder can't be written.
+    """
+    if output.exists() and not output.is_dir():
+        raise InputError(f"output_dir {output} is a file; expected a folder")
+    held = output.is_dir() and any(output.iterdir())
+    main = int(os.environ.get("RANK", "0")) == 0
+    if args.resume not in ("auto", "never"):
+        if not (Path(args.resume) / "trainer_state.json").is_file():
+            raise InputError(f"key 'resume': '{args.resume}' is no checkpoint; expected 'auto', or a checkpoint-… folder")
+        return args.resume
+    if held and args.overwrite and main:
+        if not (output / MARKER).is_file():
+            raise InputError(f"output_dir {output} holds no {MARKER}, so it isn't a run of qabert; it is left as it is")
+        shutil.rmtree(output)
+    elif held and args.resume == "never" and main:
+        raise InputError(
+            f"output_dir {output} already holds a run or other files: choose another --output_dir, go on with "
+            "--resume auto, or delete the run with --overwrite"
+        )
+    checkpoint = None
+    if held and args.resume == "auto":
+        from transformers.trainer_utils import get_last_checkpoint
+
+        _same_settings(args, output)
+        checkpoint = get_last_checkpoint(str(output))
+        if main:
+            print(f"going on from {checkpoint}" if checkpoint else f"{output} holds no checkpoint yet: starting anew")
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+        probe = output / f".writable-{os.getpid()}"
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise InputError(f"output_dir {output} can't be written: {error.strerror or error}") from None
+    return checkpoint
+
+
+def _same_settings(args: RunArguments, output: Path) -> None:
+    if not (output / MARKER).is_file():
+        return
+    from qabert.tasks import read_yaml
+
+    before, now = read_yaml(output / MARKER), _described(args, args.load_tasks())
+    for key in sorted(set(before) | set(now)):
+        if key not in _FREE and before.get(key) != now.get(key):
+            raise InputError(
+                f"key '{key}' was {before.get(key)!r} in the run that {output} holds and is {now.get(key)!r} now: resume "
+                "with the same settings, or choose another --output_dir"
+            )
+
+
+def _described(args: RunArguments, tasks: Mapping[str, Task]) -> dict[str, Any]:
+    """The run's keys as plain values, the tasks written out."""
+    values = args.to_dict() | {"tasks": {name: task.to_dict() for name, task in tasks.items()}}
+    plain: dict[str, Any] = json.loads(json.dumps(values, default=str))
+    return plain
+
+
+def _by_task(metrics: Mapping[str, float], prefix: str, tasks: Mapping[str, Task]) -> dict[str, dict[str, float]]:
+    return {
+        name: {metric: metrics[f"{prefix}_{name}/{metric}"] for metric in (*task.metrics, "loss")}
+        for name, task in tasks.items()
+    }
+
+
+def _subset(features: Any, rows: int | None, seed: int) -> Any:
+    """A fixed random choice of dev rows, the same for every model that is trained with this seed."""
+    if rows is None or rows >= len(features):
+        return features
+    return features.select(np.sort(np.random.default_rng(seed).choice(len(features), rows, replace=False)))
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Write a text file that is whole or absent."""
+    part = path.with_name(path.name + ".part")
+    part.write_text(text + ("" if text.endswith("\n") else "\n"), encoding="utf-8")
+    part.replace(path)

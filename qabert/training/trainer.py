@@ -1,0 +1,247 @@
+"""The Trainer, told what a task is: which rows meet in a step, how a loss is averaged, how a model is scored."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from torch.utils.data import ConcatDataset, DataLoader
+from transformers import Trainer, TrainingArguments
+from transformers.trainer_utils import speed_metrics
+
+from qabert.data.collator import DataCollator
+from qabert.data.sampling import TaskBatchSampler, TaskRows, strata
+from qabert.errors import InputError
+from qabert.evaluation.metrics import multitask_score, task_metrics
+from qabert.inference import decide
+from qabert.tasks import Task
+from qabert.training.callbacks import SamplerEpoch
+
+
+class QABertTrainer(Trainer):
+    """A `Trainer` for a dictionary of tasks.
+
+    Overrides, each with its reason:
+        `get_train_dataloader`: batches of one task, drawn by weight, the same task on every process.
+        `get_batch_samples`, `compute_loss`: a step's loss is the mean over its rows, however it is cut up.
+        `create_optimizer`: a learning rate of the heads' own.
+        `evaluate`: every task once, one score to choose the best model by, one log line.
+        `log`, `num_examples`: losses by task; throughput of what was drawn, not of what there is.
+
+    Args:
+        model: A `QABertModel`.
+        args: The Trainer's arguments.
+        tasks: Declarations by name.
+        train_dataset: Features by task, as `PromptEncoder` makes them, in the order of training.
+        eval_dataset: Likewise, for evaluation.
+        processing_class: The tokenizer.
+        order, weighted_sampling, examples_per_epoch: See `TaskBatchSampler`.
+        head_learning_rate: Learning rate of the heads; None means `args.learning_rate`.
+
+    Raises:
+        InputError: The launcher started another number of processes than the Trainer sees.
+    """
+
+    # `compute_loss` divides by the rows of the whole step, so the Trainer must not divide by accumulation steps again.
+    loss_is_scaled_for_ga = True
+
+    def __init__(
+        self,
+        model: Any,
+        args: TrainingArguments,
+        *,
+        tasks: Mapping[str, Task],
+        train_dataset: Mapping[str, Any] | None = None,
+        eval_dataset: Mapping[str, Any] | None = None,
+        processing_class: Any,
+        order: str = "interleaved",
+        weighted_sampling: bool = True,
+        examples_per_epoch: Mapping[str, int] | None = None,
+        head_learning_rate: float | None = None,
+        **kwargs: Any,
+    ) -> None:
+        check_world(args)
+        # DataParallel would cut a batch of stacked segments in the wrong places; several GPUs need several processes.
+        if args.n_gpu > 1:
+            args._n_gpu = 1
+        self.tasks = dict(tasks)
+        self.sampler: TaskBatchSampler | None = None
+        self.head_learning_rate = head_learning_rate
+        self.logits: dict[str, np.ndarray] = {}
+        self._task_losses: dict[str, torch.Tensor] = {}
+        train = dict(train_dataset or {})
+        for name in {*train, *(eval_dataset or {})}:
+            if name not in self.tasks:
+                raise KeyError(f"a dataset is named '{name}', but no such task is declared: {', '.join(self.tasks)}")
+        super().__init__(
+            model=model,
+            args=args,
+            data_collator=DataCollator(processing_class, pad_to_multiple_of=None if args.use_cpu else 8),
+            train_dataset=ConcatDataset(list(train.values())) if train else None,
+            eval_dataset=dict(eval_dataset) if eval_dataset else None,
+            processing_class=processing_class,
+            **kwargs,
+        )
+        if train:
+            self.sampler = TaskBatchSampler(
+                tasks={
+                    name: TaskRows(
+                        lengths=np.asarray(rows["length"]),
+                        strata=strata(rows["labels"], self.tasks[name].range),
+                        examples=(examples_per_epoch or {}).get(name),
+                    )
+                    for name, rows in train.items()
+                },
+                batch_size=args.per_device_train_batch_size,
+                order=order,
+                weighted=weighted_sampling,
+                seed=args.seed,
+                epochs=int(np.ceil(args.num_train_epochs)),
+                world_size=args.world_size,
+                rank=args.process_index,
+                accumulation=args.gradient_accumulation_steps,
+            )
+            self.add_callback(SamplerEpoch(self.sampler))
+
+    def get_train_dataloader(self) -> DataLoader:
+        """Batches of this process.  The sampler knows the processes, so Accelerate must not share them out again."""
+        if self.sampler is None:
+            raise ValueError("the trainer was given no train_dataset")
+        return DataLoader(
+            self.train_dataset,  # type: ignore[arg-type]
+            batch_sampler=self.sampler,
+            collate_fn=self.data_collator,
+            num_workers=self.args.dataloader_num_workers,
+            pin_memory=self.args.dataloader_pin_memory,
+            persistent_workers=self.args.dataloader_persistent_workers,
+        )
+
+    def num_examples(self, dataloader: DataLoader) -> int:
+        """Rows that one pass draws."""
+        sampler = getattr(dataloader, "batch_sampler", None)
+        return sampler.examples_per_epoch if isinstance(sampler, TaskBatchSampler) else super().num_examples(dataloader)
+
+    def get_batch_samples(
+        self, epoch_iterator: Any, num_batches: int, device: torch.device
+    ) -> tuple[list[Any], torch.Tensor | int | None]:
+        """A step's batches on this process, and the rows that the step has on all processes."""
+        batches, _ = super().get_batch_samples(epoch_iterator, num_batches, device)
+        rows = torch.tensor(sum(len(batch["labels"]) for batch in batches), device=device)
+        return batches, self.accelerator.gather(rows).sum() if self.args.world_size > 1 else rows
+
+    def compute_loss(
+        self,
+        model: torch.nn.Module,
+        inputs: dict[str, Any],
+        return_outputs: bool = False,
+        num_items_in_batch: torch.Tensor | int | None = None,
+    ) -> Any:
+        """Mean loss over a step's rows: this batch's part of it, times the processes that DDP will average over."""
+        outputs = model(**inputs)
+        loss = outputs.loss
+        if num_items_in_batch is not None:
+            rows = len(inputs["labels"])
+            past = self._task_losses.get(inputs["task"], torch.zeros(2, device=loss.device))
+            self._task_losses[inputs["task"]] = past + torch.stack([loss.detach() * rows, torch.full_like(loss, rows)])
+            loss = loss * rows * self.args.world_size / num_items_in_batch
+        return (loss, outputs) if return_outputs else loss
+
+    def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
+        """The Trainer's optimizer, its parameter groups split into encoder and heads where they learn differently."""
+        created = self.optimizer is None
+        optimizer = super().create_optimizer(model)
+        if created and self.head_learning_rate is not None:
+            heads = {id(parameter) for parameter in self.accelerator.unwrap_model(self.model).heads.parameters()}
+            groups = list(optimizer.param_groups)
+            optimizer.param_groups.clear()
+            for group in groups:
+                for own, rate in ((False, group["lr"]), (True, self.head_learning_rate)):
+                    chosen = [parameter for parameter in group["params"] if (id(parameter) in heads) == own]
+                    if chosen:
+                        optimizer.add_param_group({**group, "params": chosen, "lr": rate})
+        return optimizer
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Add each task's mean training loss since the last log to a training log."""
+        if "loss" in logs:
+            for name in [name for name in self.tasks if name in self._task_losses]:
+                total, rows = self.accelerator.reduce(self._task_losses.pop(name), reduction="sum").tolist()
+                logs[f"{name}/loss"] = total / rows
+        super().log(logs, start_time)
+
+    def evaluate(
+        self,
+        eval_dataset: Any = None,
+        ignore_keys: list[str] | None = None,
+        metric_key_prefix: str = "eval",
+    ) -> dict[str, float]:
+        """Score every task.
+
+        Args:
+            eval_dataset: Features by task; the trainer's own if None.
+            ignore_keys: Further model outputs not to gather.
+            metric_key_prefix: Prefix of the metrics' names.
+
+        Returns:
+            `eval_<task>/<metric>` and `eval_<task>/loss` by task, `eval_loss` (their mean) and `eval_score` (mean of every
+            task's first metric), each over exactly the given rows.  `self.logits` keeps the logits, in the rows' order.
+        """
+        datasets = self.eval_dataset if eval_dataset is None else eval_dataset
+        if not isinstance(datasets, Mapping) or not datasets:
+            raise ValueError("evaluate() takes a dictionary of features by task")
+        start = time.time()
+        metrics: dict[str, float] = {}
+        losses, firsts, rows, steps = [], {}, 0, 0
+        for name, features in datasets.items():
+            logits, labels, loss, batches = self._predict_task(features, ignore_keys or [])
+            self.logits[name] = logits
+            task = self.tasks[name]
+            scores = task_metrics(task, decide(task, self.answers(name)), labels)
+            losses.append(loss)
+            firsts[name] = scores[task.score]
+            rows, steps = rows + len(labels), steps + batches
+            metrics |= {f"{metric_key_prefix}_{name}/{key}": value for key, value in {**scores, "loss": loss}.items()}
+        metrics[f"{metric_key_prefix}_loss"] = float(np.mean(losses))
+        metrics[f"{metric_key_prefix}_score"] = multitask_score(firsts)
+        metrics |= speed_metrics(metric_key_prefix, start, num_samples=rows, num_steps=steps)
+        self.log(metrics)
+        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
+        return metrics
+
+    def answers(self, task: str) -> np.ndarray:
+        """Probabilities or values (see `modeling.losses.activate`) of the rows that `evaluate` saw last."""
+        return self.accelerator.unwrap_model(self.model).answers(torch.from_numpy(self.logits[task]), task).numpy()
+
+    def _predict_task(self, features: Any, ignore_keys: list[str]) -> tuple[np.ndarray, np.ndarray, float, int]:
+        """Logits `(rows, outputs)` and labels `(rows,)` in the features' order, the mean loss, the number of batches."""
+        # Longest first: batches of like length are fast, and memory that doesn't suffice fails at once.
+        order = np.argsort(-np.asarray(features["length"]), kind="stable")
+        loader = self.get_eval_dataloader(features.select(order))
+        output = self.evaluation_loop(
+            loader, description="Evaluation", prediction_loss_only=False, ignore_keys=[*ignore_keys, "embedding"]
+        )
+        self.control = self.callback_handler.on_predict(self.args, self.state, self.control, output.metrics)  # ends the bar
+        back = np.empty_like(order)
+        back[order] = np.arange(len(order))
+        logits = np.asarray(output.predictions, dtype=np.float32)[back]
+        return logits, np.asarray(output.label_ids)[back], float(output.metrics["eval_loss"]), len(loader)
+
+
+def check_world(args: TrainingArguments) -> None:
+    """Stop where the launcher's number of processes isn't the Trainer's.
+
+    Otherwise each process would believe that it is alone, and all would write to one folder.
+
+    Raises:
+        InputError: They differ.
+    """
+    launched = int(os.environ.get("WORLD_SIZE", "1"))
+    if launched != args.world_size:
+        raise InputError(
+            f"the launcher started {launched} processes but the Trainer sees {args.world_size}: on CPUs add "
+            "--use_cpu true --ddp_backend gloo; on GPUs check that every process sees one"
+        )
