@@ -71,9 +71,7 @@ class Predictor:
             raise unknown("task", name, self.tasks, "this model")
         return self.tasks[name]
 
-    def logits(
-        self, task: str, rows: Iterable[tuple[str, str | None]], batch_size: int = 64
-    ) -> Iterator[np.ndarray]:
+    def logits(self, task: str, rows: Iterable[tuple[str, str | None]], batch_size: int = 64) -> Iterator[np.ndarray]:
         """Logits of rows, in their order, in arrays `(rows of a chunk, outputs)`."""
         declared = self.task(task)
         encoder = PromptEncoder(self.model.config.input_format, self.tokenizer, declared, self.model.config.max_length)

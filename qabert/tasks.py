@@ -66,11 +66,15 @@ class Task:
 
     def __post_init__(self) -> None:
         if not isinstance(self.name, str) or not _NAME.fullmatch(self.name):
-            raise InputError(f"task name {self.name!r}: expected a letter, then letters, digits, '_' or '-', at most 64")
+            raise InputError(
+                f"task name {self.name!r}: expected a letter, then letters, digits, '_' or '-', at most 64"
+            )
         if self.problem not in PROBLEMS:
             raise unknown("problem", self.problem, PROBLEMS, f"task '{self.name}'")
         columns = self._mapping("columns", COLUMNS)
-        _set(self, "columns", {"text_a": "sentence1" if "text_b" in columns else "sentence", "label": "label"} | columns)
+        _set(
+            self, "columns", {"text_a": "sentence1" if "text_b" in columns else "sentence", "label": "label"} | columns
+        )
         _set(self, "files", self._mapping("files", SPLITS))
         _set(self, "hub", self._mapping("hub", ("path", "name", "splits", "columns"), text=False))
         if not isinstance(self.question, str) or not self.question.strip():
@@ -213,12 +217,10 @@ def _plain(value: Any) -> Any:
 
 
 def _number(value: object) -> float | None:
-    """`value` as a finite float, or None where it isn't one (a boolean is no number: it is a YAML accident)."""
-    if isinstance(value, bool) and value is not None:
-        value = int(value)
+    """`value` as a finite float, or None where it isn't one."""
     try:
         number = float(value)  # type: ignore[arg-type]
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         return None
     return number if math.isfinite(number) else None
 
@@ -349,7 +351,7 @@ def load_tasks(spec: str | Iterable[str] | Mapping[str, Any] | None, where: str 
         values = read_yaml(path)
         if set(values) != {"tasks"} or not isinstance(values["tasks"], Mapping):
             raise InputError(f"{path}: expected one key, 'tasks:', with the tasks under it; got {sorted(values)}")
-        return parse_tasks(values["tasks"], str(path), folder=path.parent)
+        return parse_tasks(values["tasks"], str(path), folder=path.parent.resolve())
     if len(set(names)) < len(names):
         raise InputError(f"{where}: a task is named twice in {names}")
     return parse_tasks(dict.fromkeys(names), where)

@@ -68,7 +68,9 @@ class PromptEncoder:
         if input_format not in FORMATS:
             raise unknown("format", input_format, FORMATS)
         if not tokenizer.is_fast:
-            raise InputError(f"the encoder's tokenizer ({type(tokenizer).__name__}) is a slow one; a fast one is needed")
+            raise InputError(
+                f"the encoder's tokenizer ({type(tokenizer).__name__}) is a slow one; a fast one is needed"
+            )
         self.input_format, self.tokenizer, self.task, self.max_length = input_format, tokenizer, task, max_length
         bare = max(len(self._tokenize(texts)["input_ids"]) for texts in self._texts("", "" if task.pair else None))
         room = max_length - bare
@@ -93,7 +95,9 @@ class PromptEncoder:
             position += len(row)
             truncated = max(map(len, tokens["input_ids"])) > self.max_length
             if truncated:
-                short = [self._tokenize(texts) for texts in self._shorten(rows["text_a"][number], rows["text_b"][number])]
+                short = [
+                    self._tokenize(texts) for texts in self._shorten(rows["text_a"][number], rows["text_b"][number])
+                ]
                 tokens = {key: [one[key] for one in short] for key in keys}
             for key in keys:
                 features[key].append(tokens[key])

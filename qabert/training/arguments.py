@@ -81,9 +81,13 @@ class RunArguments:
     weighted_sampling: bool = _field(True, "draw rows with weight 1 / count(label)")
     eval_examples: dict[str, int] = _field(dict, "dev rows scored during training, by task; the end scores all")
     head_blocks: int = _field(4, "Linear-LayerNorm-Dropout-ReLU blocks in a head", low=0, high=64)
-    head_width: int | None = _field(None, "width of those blocks; the encoder's hidden size if unset", low=1, high=16384)
+    head_width: int | None = _field(
+        None, "width of those blocks; the encoder's hidden size if unset", low=1, high=16384
+    )
     head_dropout: float = _field(0.1, "dropout in the heads", low=0.0, high=0.95)
-    dropout: float | None = _field(None, "dropout in the encoder; as its configuration says if unset", low=0.0, high=0.95)
+    dropout: float | None = _field(
+        None, "dropout in the encoder; as its configuration says if unset", low=0.0, high=0.95
+    )
     freeze_encoder: bool = _field(False, "train the heads only")
     head_learning_rate: float | None = _field(None, "learning rate of the heads; learning_rate if unset", low=0.0)
     attn_implementation: str | None = _field(None, "eager, sdpa, …; transformers chooses if unset")
@@ -138,7 +142,12 @@ class RunArguments:
         parser.error = _raise_input_error  # type: ignore[method-assign]
         try:
             (parsed,) = parser.parse_args_into_dataclasses([*words, "--output_dir", self.output_dir])
-            for key in ("num_train_epochs", "learning_rate", "per_device_train_batch_size", "per_device_eval_batch_size"):
+            for key in (
+                "num_train_epochs",
+                "learning_rate",
+                "per_device_train_batch_size",
+                "per_device_eval_batch_size",
+            ):
                 if not 0 < getattr(parsed, key) < float("inf"):
                     raise InputError(f"key '{key}' has {getattr(parsed, key)!r}; expected a number over 0")
             values = {key: getattr(parsed, key) for key in {"output_dir", *TRAINER_DEFAULTS, *self.trainer}}
@@ -171,7 +180,9 @@ def _coerce(item: dataclasses.Field[Any], value: Any) -> Any:
         return value
     if kind.startswith("dict"):
         return _counts(item.name, value)
-    expected = {"str": "text", "int": "a whole number", "float": "a number", "bool": "true or false"}[kind.split(" ")[0]]
+    expected = {"str": "text", "int": "a whole number", "float": "a number", "bool": "true or false"}[
+        kind.split(" ")[0]
+    ]
     error = InputError(f"key '{item.name}' has {value!r}; expected {expected}")
     if kind.startswith("bool"):
         text = str(value).lower()
@@ -221,12 +232,12 @@ def _counts(name: str, value: Any) -> dict[str, int]:
 def build_parser(description: str) -> argparse.ArgumentParser:
     """The command line of a training script: a recipe and our keys; the Trainer's are taken as they come."""
     parser = argparse.ArgumentParser(
-        description=description,
+        usage="%(prog)s [RECIPE.yaml] [--key VALUE …]",
+        description=f"{description}  RECIPE.yaml is a file of keys; flags override them.",
         epilog="Every key of transformers.TrainingArguments is a flag too (--learning_rate 2e-5 --bf16 true …).",
         argument_default=argparse.SUPPRESS,
         allow_abbrev=False,
     )
-    parser.add_argument("recipe", nargs="?", default=None, help="YAML file of keys; flags override them")
     for item in _own_fields():
         text = f"{item.metadata['help']} [{item.default if item.default is not dataclasses.MISSING else 'none'}]"
         boolean: dict[str, Any] = {"nargs": "?", "const": "true"} if item.type == "bool" else {}
@@ -240,11 +251,11 @@ def parse(argv: Sequence[str], description: str = "Train.") -> RunArguments:
     Raises:
         InputError: No such recipe, an unknown key (the nearest one is suggested), a flag without its value, a bad value.
     """
-    known, rest = build_parser(description).parse_known_args(argv)
-    flags: dict[str, Any] = vars(known)
-    recipe = flags.pop("recipe")
-    values = _read_recipe(Path(recipe)) if recipe else {}
-    values.update(flags)
+    # The recipe comes first: after a flag that argparse doesn't know it couldn't be told from the flag's value.
+    recipe, flags = (argv[0], argv[1:]) if argv and not argv[0].startswith("-") else (None, argv)
+    known, rest = build_parser(description).parse_known_args(flags)
+    values = _read_recipe(Path(recipe)) if recipe is not None else {}
+    values.update(vars(known))
     own = {item.name for item in _own_fields()}
     other = {key: values.pop(key) for key in list(values) if key not in own}
     other.update(_pairs(rest))
@@ -258,7 +269,9 @@ def _read_recipe(path: Path) -> dict[str, Any]:
     if not path.is_file():
         folder = path.parent if path.parent.is_dir() else Path()
         names = [str(file) for file in sorted([*folder.glob("*.yaml"), *Path("scripts/recipes").glob("*.yaml")])]
-        raise InputError(f"recipe '{path}': no such file{suggest(str(path), names)}; there are: {', '.join(names) or '-'}")
+        raise InputError(
+            f"recipe '{path}': no such file{suggest(str(path), names)}; there are: {', '.join(names) or '-'}"
+        )
     values = read_yaml(path)
     tasks = values.get("tasks")
     if isinstance(tasks, str) and tasks.endswith((".yaml", ".yml")) and not Path(tasks).is_absolute():
@@ -276,7 +289,7 @@ def _pairs(words: Sequence[str]) -> dict[str, Any]:
             pairs[key] = _value(value) if equals else True
             key = None if equals else key
         elif key is None:
-            raise InputError(f"'{word}' belongs to no flag; expected one recipe and then --key value")
+            raise InputError(f"'{word}' belongs to no flag; expected [RECIPE.yaml] first, then --key VALUE")
         else:
             pairs[key], key = _value(word), None
     return pairs

@@ -175,7 +175,9 @@ def prepare_output(args: RunArguments, output: Path) -> str | None:
     main = int(os.environ.get("RANK", "0")) == 0
     if args.resume not in ("auto", "never"):
         if not (Path(args.resume) / "trainer_state.json").is_file():
-            raise InputError(f"key 'resume': '{args.resume}' is no checkpoint; expected 'auto', or a checkpoint-… folder")
+            raise InputError(
+                f"key 'resume': '{args.resume}' is no checkpoint; expected 'auto', or a checkpoint-… folder"
+            )
         return args.resume
     if held and args.overwrite and main:
         if not (output / MARKER).is_file():

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch.utils.data import ConcatDataset, DataLoader
-from transformers import Trainer, TrainingArguments
+from transformers import PrinterCallback, ProgressCallback, Trainer, TrainingArguments
 from transformers.trainer_utils import speed_metrics
 
 from qabert.data.collator import DataCollator
@@ -19,7 +19,7 @@ from qabert.errors import InputError
 from qabert.evaluation.metrics import multitask_score, task_metrics
 from qabert.inference import decide
 from qabert.tasks import Task
-from qabert.training.callbacks import SamplerEpoch
+from qabert.training.callbacks import SamplerEpoch, ScoreLines
 
 
 class QABertTrainer(Trainer):
@@ -86,6 +86,9 @@ class QABertTrainer(Trainer):
             processing_class=processing_class,
             **kwargs,
         )
+        for printer in (ProgressCallback, PrinterCallback):
+            self.remove_callback(printer)
+        self.add_callback(ScoreLines(args.disable_tqdm))
         if train:
             self.sampler = TaskBatchSampler(
                 tasks={
@@ -187,8 +190,9 @@ class QABertTrainer(Trainer):
             metric_key_prefix: Prefix of the metrics' names.
 
         Returns:
-            `eval_<task>/<metric>` and `eval_<task>/loss` by task, `eval_loss` (their mean) and `eval_score` (mean of every
-            task's first metric), each over exactly the given rows.  `self.logits` keeps the logits, in the rows' order.
+            `eval_<task>/<metric>` and `eval_<task>/loss` by task, `eval_loss` (their mean) and `eval_score` (mean of
+            every task's first metric), each over exactly the given rows.  `self.logits` keeps the logits, in the rows'
+            order.
         """
         datasets = self.eval_dataset if eval_dataset is None else eval_dataset
         if not isinstance(datasets, Mapping) or not datasets:
@@ -217,14 +221,15 @@ class QABertTrainer(Trainer):
         return self.accelerator.unwrap_model(self.model).answers(torch.from_numpy(self.logits[task]), task).numpy()
 
     def _predict_task(self, features: Any, ignore_keys: list[str]) -> tuple[np.ndarray, np.ndarray, float, int]:
-        """Logits `(rows, outputs)` and labels `(rows,)` in the features' order, the mean loss, the number of batches."""
+        """Logits `(rows, outputs)` and labels `(rows,)` in the features' order, mean loss, number of batches."""
         # Longest first: batches of like length are fast, and memory that doesn't suffice fails at once.
         order = np.argsort(-np.asarray(features["length"]), kind="stable")
         loader = self.get_eval_dataloader(features.select(order))
         output = self.evaluation_loop(
             loader, description="Evaluation", prediction_loss_only=False, ignore_keys=[*ignore_keys, "embedding"]
         )
-        self.control = self.callback_handler.on_predict(self.args, self.state, self.control, output.metrics)  # ends the bar
+        # Ends this task's progress bar; `on_evaluate` comes once, after all tasks.
+        self.control = self.callback_handler.on_predict(self.args, self.state, self.control, output.metrics)
         back = np.empty_like(order)
         back[order] = np.arange(len(order))
         logits = np.asarray(output.predictions, dtype=np.float32)[back]

@@ -1,0 +1,110 @@
+"""Tiny encoders and rows, built in-process: no test needs a network or a downloaded model."""
+
+from __future__ import annotations
+
+import os
+
+# Before torch and the hub's client are imported: one thread a test process, and no network by mistake.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+import csv
+import random
+from pathlib import Path
+
+import pytest
+
+WORDS = [chr(a) + chr(b) for a in range(97, 123) for b in range(97, 123)]
+
+
+def build_tokenizer():
+    """A BERT tokenizer of two-letter words and single letters."""
+    from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
+    from transformers import PreTrainedTokenizerFast
+
+    letters = [chr(n) for n in range(97, 123)]
+    marks = list(".,?!:'-")
+    vocab = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *letters, *("##" + c for c in letters), *marks, *WORDS]
+    tokenizer = Tokenizer(models.WordPiece({token: n for n, token in enumerate(vocab)}, unk_token="[UNK]"))
+    tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)
+    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]",
+        pair="[CLS] $A [SEP] $B:1 [SEP]:1",
+        special_tokens=[("[CLS]", 2), ("[SEP]", 3)],
+    )
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        pad_token="[PAD]",
+        unk_token="[UNK]",
+        cls_token="[CLS]",
+        sep_token="[SEP]",
+        mask_token="[MASK]",
+        model_max_length=128,
+        model_input_names=["input_ids", "token_type_ids", "attention_mask"],
+    )
+
+
+@pytest.fixture(scope="session")
+def tokenizer():
+    """A fast tokenizer with BERT's special tokens and token types."""
+    return build_tokenizer()
+
+
+def tiny_config(kind: str = "bert"):
+    """A random encoder's configuration of a few thousand weights."""
+    import transformers
+
+    sizes = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32}
+    vocab = {"vocab_size": 800, "pad_token_id": 0}
+    if kind == "bert":
+        return transformers.BertConfig(**sizes, **vocab, max_position_embeddings=128)
+    if kind == "mpnet":
+        return transformers.MPNetConfig(**sizes, **vocab, max_position_embeddings=130)
+    ends = {"cls_token_id": 2, "sep_token_id": 3, "bos_token_id": 2, "eos_token_id": 3}
+    return transformers.ModernBertConfig(**sizes, **vocab, **ends, max_position_embeddings=128)
+
+
+@pytest.fixture(scope="session")
+def encoder_path(tmp_path_factory, tokenizer) -> str:
+    """A folder with a tiny random BERT and its tokenizer."""
+    import torch
+    from transformers import AutoModel
+
+    path = tmp_path_factory.mktemp("encoder")
+    torch.manual_seed(0)
+    AutoModel.from_config(tiny_config()).save_pretrained(path)
+    tokenizer.save_pretrained(path)
+    return str(path)
+
+
+def sentence(rng: random.Random, low: int = 3, high: int = 12) -> str:
+    """A sentence of the tiny tokenizer's words."""
+    return " ".join(rng.choice(WORDS) for _ in range(rng.randint(low, high))) + "."
+
+
+def write_course_folder(folder: Path, train: int = 48, dev: int = 20, test: int = 10, seed: int = 0) -> Path:
+    """Files of the course's format with random rows; sizes differ a little by task."""
+    rng = random.Random(seed)
+    columns = {
+        "ids-sst": (["sentence"], "sentiment", lambda: str(rng.randrange(5))),
+        "sts": (["sentence1", "sentence2"], "similarity", lambda: f"{rng.random() * 5:.1f}"),
+        "quora": (["sentence1", "sentence2"], "is_duplicate", lambda: f"{rng.randrange(2)}.0"),
+    }
+    for number, (prefix, (texts, label, draw)) in enumerate(columns.items()):
+        for split, rows in (("train", train + 3 * number), ("dev", dev + number), ("test-student", test)):
+            with (folder / f"{prefix}-{split}.csv").open("w", newline="", encoding="utf-8") as file:
+                writer = csv.writer(file, delimiter="\t")
+                labelled = split != "test-student"
+                writer.writerow(["", "id", *texts, *([label] if labelled else [])])
+                for row in range(rows):
+                    cells = [str(row), f"{prefix}{split}{row}", *(sentence(rng) for _ in texts)]
+                    writer.writerow([*cells, *([draw()] if labelled else [])])
+    return folder
+
+
+@pytest.fixture(scope="session")
+def course_folder(tmp_path_factory) -> Path:
+    """A folder of the course's files, read-only for tests."""
+    return write_course_folder(tmp_path_factory.mktemp("course"))
