@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import csv
-import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +13,7 @@ import torch
 from qabert.data.collator import DataCollator
 from qabert.data.prompts import PromptEncoder
 from qabert.errors import InputError, unknown
+from qabert.files import whole_file
 from qabert.modeling import QABertConfig, QABertModel
 from qabert.tasks import Task
 
@@ -45,7 +45,7 @@ class Predictor:
             device: `cpu`, `cuda`, …; None takes a GPU if there is one.
 
         Raises:
-            InputError: There is no checkpoint of this package at that place, or it is damaged.
+            InputError: There is no checkpoint of this package at that place, it is damaged, or no such device.
         """
         from transformers import AutoTokenizer
 
@@ -59,7 +59,11 @@ class Predictor:
             if type(error).__module__.split(".")[0] in ("safetensors", "safetensors_rust", "tokenizers", "builtins"):
                 raise InputError(f"model '{path}': a file of it is damaged: {_first_line(error)}") from None
             raise
-        return cls(model.to(device or ("cuda" if torch.cuda.is_available() else "cpu")), tokenizer)
+        chosen: Any = device or ("cuda" if torch.cuda.is_available() else "cpu")
+        try:
+            return cls(model.to(chosen), tokenizer)
+        except (RuntimeError, AssertionError) as error:  # no such device, or a torch built without it
+            raise InputError(f"device '{chosen}' can't be used: {_first_line(error)}") from None
 
     def task(self, name: str) -> Task:
         """The declaration of one of the model's tasks.
@@ -198,7 +202,7 @@ def write_predictions(
     elif task.problem == "binary":
         shares = np.stack([1 - answers, answers], axis=-1).tolist()
     names = [] if labels is None else ["label"]
-    with _whole_file(path) as file:
+    with whole_file(path) as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(["id", *names, "prediction", *(f"p({label})" for label in task.labels if shares[:1] != [[]])])
         for number, (row_id, prediction) in enumerate(zip(ids, predictions, strict=True)):
@@ -217,37 +221,10 @@ def write_submission(path: Path, task: Task, ids: Sequence[str], answers: np.nda
     predictions = decide(task, answers)
     if task.problem == "binary":
         predictions = predictions.astype(np.float64)  # the course writes 0.0 and 1.0
-    with _whole_file(path) as file:
+    with whole_file(path) as file:
         file.write(f"id \t {task.output[1]} \n")
         file.writelines(f"{row_id} , {p} \n" for row_id, p in zip(ids, predictions.tolist(), strict=True))
 
 
 def _named(task: Task, value: Any) -> Any:
-    if value is None or (isinstance(value, float) and math.isnan(value)):
-        return ""
     return task.labels[int(value)] if task.labels else f"{value:.4f}"
-
-
-class _whole_file:
-    """A text file for writing that replaces its target only when all of it is written."""
-
-    def __init__(self, path: Path) -> None:
-        self.path, self.part = path, path.with_name(path.name + ".part")
-
-    def __enter__(self) -> Any:
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        self.file = self.part.open("w", encoding="utf-8", newline="")
-        return self.file
-
-    def __exit__(self, kind: Any, *rest: Any) -> None:
-        self.file.close()
-        if kind is None:
-            self.part.replace(self.path)
-        else:
-            self.part.unlink(missing_ok=True)
-
-
-def load_rows(rows: Iterable[Mapping[str, Any]]) -> Iterator[tuple[str, str | None]]:
-    """The texts of dataset rows."""
-    for row in rows:
-        yield row["text_a"], row["text_b"]

@@ -123,9 +123,15 @@ class Task:
         text = value.strip() if isinstance(value, str) else value
         if text in self.labels:
             return self.labels.index(str(text))
+        names_as_numbers = [_number(label) for label in self.labels]
+        if number is not None and any(name is not None for name in names_as_numbers):
+            # Labels such as 1, 2, 3: a number is then a name, however it is written (1, 1.0, "1"), and no position.
+            if number in names_as_numbers:
+                return names_as_numbers.index(number)
+            raise ValueError(f"label {value!r} is none of {self._label_names()}")
         if number is None or number != int(number) or not 0 <= number < len(self.labels):
-            names = ", ".join(self.labels[:8]) + (", …" if len(self.labels) > 8 else "")
-            raise ValueError(f"label {value!r} is none of {names}, nor a number from 0 to {len(self.labels) - 1}")
+            last = len(self.labels) - 1
+            raise ValueError(f"label {value!r} is none of {self._label_names()}, nor a number from 0 to {last}")
         return int(number)
 
     def to_dict(self) -> dict[str, Any]:
@@ -157,6 +163,9 @@ class Task:
                 cleaned.pop(key, None)
         return cls(**cleaned)
 
+    def _label_names(self) -> str:
+        return ", ".join(self.labels[:8]) + (", …" if len(self.labels) > 8 else "")
+
     def _error(self, key: str, message: str) -> InputError:
         return InputError(f"task '{self.name}', key '{key}': {message}")
 
@@ -175,7 +184,12 @@ class Task:
         if not isinstance(self.context, str):
             raise self._error("context", f"expected text; got {self.context!r}")
         try:
-            parts = [name for _, name, _, _ in Formatter().parse(self.context) if name is not None]
+            # With a conversion or a format (`{text_a!r}`, `{text_a:9}`) a field is none of the two that are filled in.
+            parts = [
+                name if not (spec or conversion) else f"{name} with a format"
+                for _, name, spec, conversion in Formatter().parse(self.context)
+                if name is not None
+            ]
         except ValueError as error:
             raise self._error("context", f"{self.context!r}: {error}") from None
         wanted = ["text_a", "text_b"] if self.pair else ["text_a"]
@@ -283,7 +297,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
         mark = getattr(error, "problem_mark", None)
         place = f", line {mark.line + 1}, column {mark.column + 1}" if mark else ""
         raise InputError(f"{path}{place}: not valid YAML: {getattr(error, 'problem', None) or error}") from None
-    except (RecursionError, ValueError) as error:  # deep nesting; dates such as 2020-13-45
+    except Exception as error:  # deep nesting, 2020-13-45, "!!bool maybe": PyYAML lets whatever it met through
         raise InputError(f"{path}: not valid YAML: {type(error).__name__}: {error}") from None
     if not isinstance(values, dict) or not all(isinstance(key, str) for key in values):
         raise InputError(f"{path}: expected 'key: value' lines at the top, got {type(values).__name__}")
@@ -345,8 +359,10 @@ def load_tasks(spec: str | Iterable[str] | Mapping[str, Any] | None, where: str 
         return dict(PAPER_TASKS)
     if isinstance(spec, Mapping):
         return parse_tasks(spec, where)
+    if not isinstance(spec, Iterable) or not (isinstance(spec, str) or all(isinstance(name, str) for name in spec)):
+        raise InputError(f"{where}: got {spec!r}; expected names of tasks, a YAML file or a mapping")
     names = [part.strip() for part in spec.split(",")] if isinstance(spec, str) else list(spec)
-    if len(names) == 1 and str(names[0]).endswith((".yaml", ".yml")):
+    if len(names) == 1 and names[0].endswith((".yaml", ".yml")):
         path = Path(names[0])
         values = read_yaml(path)
         if set(values) != {"tasks"} or not isinstance(values["tasks"], Mapping):

@@ -108,3 +108,80 @@ def write_course_folder(folder: Path, train: int = 48, dev: int = 20, test: int 
 def course_folder(tmp_path_factory) -> Path:
     """A folder of the course's files, read-only for tests."""
     return write_course_folder(tmp_path_factory.mktemp("course"))
+
+
+@pytest.fixture(scope="session")
+def plain_tokenizer():
+    """A fast byte-level tokenizer without token types, as RoBERTa's and ModernBERT's are: one token for each byte."""
+    from tokenizers import Tokenizer, models, pre_tokenizers, processors
+    from transformers import PreTrainedTokenizerFast
+
+    vocab = ["<pad>", "<s>", "</s>", *sorted(pre_tokenizers.ByteLevel.alphabet())]
+    tokenizer = Tokenizer(models.BPE({token: n for n, token in enumerate(vocab)}, []))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="<s> $A </s>",
+        pair="<s> $A </s> $B </s>",
+        special_tokens=[("<s>", 1), ("</s>", 2)],
+    )
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        pad_token="<pad>",
+        cls_token="<s>",
+        sep_token="</s>",
+        model_max_length=512,
+        model_input_names=["input_ids", "attention_mask"],
+    )
+
+
+@pytest.fixture(scope="session")
+def make_config():
+    """`tiny_config`, for tests that need several encoders."""
+    return tiny_config
+
+
+@pytest.fixture(scope="session")
+def course_features(tokenizer, course_folder):
+    """Features of the course's rows in the `separate` format, by task and split; read-only for tests."""
+    from qabert.data.prompts import PromptEncoder
+    from qabert.data.sources import load_data
+    from qabert.tasks import PAPER_TASKS
+
+    rows = load_data(PAPER_TASKS, course_folder)
+    return {
+        name: {
+            split: used.map(PromptEncoder("separate", tokenizer, task, 64), batched=True, remove_columns=["id"])
+            for split, used in rows[name].splits.items()
+        }
+        for name, task in PAPER_TASKS.items()
+    }
+
+
+@pytest.fixture
+def make_trainer(tmp_path, encoder_path, tokenizer, course_features):
+    """`make_trainer(trainer={...}, model={...}, **QABertTrainer's)`: a trainer of the paper's tasks, without dropout."""
+    from transformers import set_seed
+
+    from qabert.modeling import QABertModel
+    from qabert.tasks import PAPER_TASKS
+    from qabert.training.arguments import RunArguments
+    from qabert.training.trainer import QABertTrainer
+
+    def make(trainer=None, model=None, folder="out", seed=0, **rest):
+        keys = {
+            "use_cpu": True, "disable_tqdm": True, "per_device_train_batch_size": 8, "num_train_epochs": 1,
+            "per_device_eval_batch_size": 8, "eval_strategy": "no", "save_strategy": "no", "logging_steps": 1,
+            "load_best_model_at_end": False, "seed": seed,
+        }  # fmt: skip
+        args = RunArguments(output_dir=str(tmp_path / folder), trainer=keys | (trainer or {})).training_arguments()
+        set_seed(seed)
+        fields = {"input_format": "separate", "max_length": 64, "head_blocks": 1, "head_dropout": 0.0, "dropout": 0.0}
+        built = QABertModel.from_encoder(
+            encoder_path, tasks=[task.to_dict() for task in PAPER_TASKS.values()], **(fields | (model or {}))
+        )
+        train = {name: splits["train"] for name, splits in course_features.items()}
+        dev = {name: splits["dev"] for name, splits in course_features.items()}
+        given = {"tasks": PAPER_TASKS, "train_dataset": train, "eval_dataset": dev, "processing_class": tokenizer}
+        return QABertTrainer(built, args, **(given | rest))
+
+    return make

@@ -12,6 +12,7 @@ A new format is one more function in `FORMATS`.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from string import Formatter
 from typing import TYPE_CHECKING, Any
 
 from qabert.errors import InputError, unknown
@@ -36,11 +37,10 @@ def joint(task: Task, text_a: str, text_b: str | None) -> list[Texts]:
 
 def qa(task: Task, text_a: str, text_b: str | None) -> list[Texts]:
     """The task's question, then the row as its context (paper, table 1)."""
-    # Not str.format: a brace inside a sentence is text.
-    context = task.context.replace("{text_a}", "\0a").replace("{text_b}", "\0b").replace("{{", "{").replace("}}", "}")
-    parts = context.split("\0")
-    texts = {"a": text_a, "b": text_b or ""}
-    return [(task.question, parts[0] + "".join(texts[part[0]] + part[1:] for part in parts[1:]))]
+    # Only the context's own fields are filled in: a brace inside a sentence is text.
+    texts = {"text_a": text_a, "text_b": text_b or "", None: ""}
+    context = "".join(literal + texts[name] for literal, name, _, _ in Formatter().parse(task.context))
+    return [(task.question, context)]
 
 
 FORMATS: dict[str, Callable[[Task, str, str | None], list[Texts]]] = {"separate": separate, "joint": joint, "qa": qa}

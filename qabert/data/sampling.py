@@ -60,8 +60,8 @@ class TaskBatchSampler(Sampler[list[int]]):
     """Batches of one task, formed of rows of like length, for one process of `world_size`.
 
     A *step* is what the optimizer sees: rows of one task over all processes and accumulation steps.  A step is drawn
-    first and then cut into `world_size × accumulation` batches, so neither number changes which rows meet in a step, and
-    every process holds the same task at the same time and gets the same number of batches.
+    first and then cut into `world_size × accumulation` batches, so neither number changes which rows meet in a step,
+    and every process holds the same task at the same time and gets the same number of batches.
 
     Indices count through the tasks' rows in the order of `tasks`, as in a `ConcatDataset`.
 
@@ -168,7 +168,12 @@ class TaskBatchSampler(Sampler[list[int]]):
     def _draw(self, task: TaskRows, rows: int, generator: torch.Generator) -> np.ndarray:
         sampler: Sampler[int]
         if self.weighted:
-            sampler = WeightedRandomSampler(label_weights(task.strata), rows, replacement=True, generator=generator)
+            sampler = WeightedRandomSampler(
+                label_weights(task.strata),  # type: ignore[arg-type]  # a tensor is what it makes of it
+                rows,
+                replacement=True,
+                generator=generator,
+            )
         else:
             sampler = RandomSampler(task.lengths, num_samples=rows, generator=generator)  # type: ignore[arg-type]
         return np.fromiter(sampler, dtype=np.int64, count=rows)

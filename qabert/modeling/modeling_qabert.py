@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import nn
@@ -23,12 +23,12 @@ class QABertOutput(ModelOutput):
     Args:
         loss: Scalar, the mean over the batch; only where labels were given.
         logits: `(batch, outputs)`.
-        embedding: `(batch, segments × hidden)`: the first token's final hidden state, of a pair's two inputs side by side.
+        embedding: `(batch, segments × hidden)`: the first token's final hidden state, a pair's two side by side.
     """
 
-    loss: torch.FloatTensor | None = None
-    logits: torch.FloatTensor | None = None
-    embedding: torch.FloatTensor | None = None
+    loss: torch.Tensor | None = None
+    logits: torch.Tensor | None = None
+    embedding: torch.Tensor | None = None
 
 
 class QABertModel(PreTrainedModel):
@@ -166,7 +166,8 @@ class QABertModel(PreTrainedModel):
         embedding = self.embed(input_ids, attention_mask, token_type_ids, self.config.segments(declared))
         # The heads run in their own precision: their LayerNorms and the losses are small and gain nothing from less.
         with torch.autocast(embedding.device.type, enabled=False):
-            logits = self.heads[f"head_{task}"](embedding.to(self.heads[f"head_{task}"][-1].weight.dtype))
+            head = cast(Head, self.heads[f"head_{task}"])
+            logits = head(embedding.to(next(head.parameters()).dtype))
             loss = None
             if labels is not None:
                 loss = LOSSES[declared["problem"]](logits, labels, declared.get("range"))
@@ -187,6 +188,6 @@ def set_dropout(encoder_config: Any, dropout: float) -> None:
 
 def _no_pooler(encoder_config: Any) -> dict[str, bool]:
     """Leave the tanh pooler out where the encoder can: it is never used, so it would stay untrained."""
-    model_class = AutoModel._model_mapping[type(encoder_config)]
-    parameters = inspect.signature(model_class.__init__).parameters
+    model_class: Any = AutoModel._model_mapping[type(encoder_config)]
+    parameters = inspect.signature(model_class).parameters
     return {"add_pooling_layer": False} if "add_pooling_layer" in parameters else {}

@@ -122,7 +122,7 @@ class RunArguments:
         """The Trainer's own arguments.
 
         Raises:
-            InputError: An unknown key (the nearest one is suggested), one that this package sets itself, or a bad value.
+            InputError: An unknown key (the nearest one is suggested), one that this package sets itself, a bad value.
         """
         from transformers import HfArgumentParser, TrainingArguments
 
@@ -249,7 +249,7 @@ def parse(argv: Sequence[str], description: str = "Train.") -> RunArguments:
     """Read the recipe and the flags.
 
     Raises:
-        InputError: No such recipe, an unknown key (the nearest one is suggested), a flag without its value, a bad value.
+        InputError: No such recipe, an unknown key (the nearest one is suggested), a bad value.
     """
     # The recipe comes first: after a flag that argparse doesn't know it couldn't be told from the flag's value.
     recipe, flags = (argv[0], argv[1:]) if argv and not argv[0].startswith("-") else (None, argv)

@@ -19,7 +19,7 @@ import numpy as np
 import yaml
 
 from qabert.errors import InputError
-from qabert.tables import table
+from qabert.files import whole_file
 from qabert.tasks import Task
 from qabert.training.arguments import RunArguments
 
@@ -106,7 +106,8 @@ def train(args: RunArguments) -> dict[str, Any]:
         callbacks=[EarlyStoppingCallback(patience)] if patience else [],
     )
     if main:
-        write_whole(output / MARKER, yaml.safe_dump(_described(args, tasks), sort_keys=False, allow_unicode=True))
+        with whole_file(output / MARKER) as file:
+            yaml.safe_dump(_described(args, tasks), file, sort_keys=False, allow_unicode=True)
     untrained = None
     if args.score_untrained:
         untrained = _by_task(trainer.evaluate(dev, metric_key_prefix="untrained"), "untrained", tasks)
@@ -118,6 +119,7 @@ def train(args: RunArguments) -> dict[str, Any]:
 
     scores = _by_task(trainer.evaluate(dev, metric_key_prefix="final"), "final", tasks)
     from qabert.evaluation.metrics import majority_baseline, multitask_score
+    from qabert.evaluation.scores import result_table
     from qabert.inference import write_predictions
 
     majority = {
@@ -143,23 +145,11 @@ def train(args: RunArguments) -> dict[str, Any]:
             used = rows[name].splits["dev"]
             answers = trainer.answers(name)
             write_predictions(output / "predictions" / f"{name}-dev.csv", task, used["id"], answers, used["label"])
-        write_whole(output / "metrics.json", json.dumps(result, indent=2, ensure_ascii=False))
+        with whole_file(output / "metrics.json") as file:
+            json.dump(result, file, indent=2, ensure_ascii=False)
         print(result_table(tasks, {"majority": majority, "untrained": untrained, "trained": scores}))
         print(f"model, metrics.json and predictions/ are in {output}")
     return result
-
-
-def result_table(tasks: Mapping[str, Task], columns: Mapping[str, Mapping[str, Mapping[str, float]] | None]) -> str:
-    """Scores by task and metric, one column per model, and the mean of every task's first metric."""
-    known = {title: scores for title, scores in columns.items() if scores}
-    lines = [
-        [name, metric, *(f"{scores[name][metric]:.3f}" for scores in known.values())]
-        for name, task in tasks.items()
-        for metric in task.metrics
-    ]
-    means = (np.mean([scores[name][task.score] for name, task in tasks.items()]) for scores in known.values())
-    lines.append(["mean", "first metrics", *(f"{mean:.3f}" for mean in means)])
-    return table(["task", "metric (dev)", *known], lines)
 
 
 def prepare_output(args: RunArguments, output: Path) -> str | None:
@@ -215,8 +205,8 @@ def _same_settings(args: RunArguments, output: Path) -> None:
     for key in sorted(set(before) | set(now)):
         if key not in _FREE and before.get(key) != now.get(key):
             raise InputError(
-                f"key '{key}' was {before.get(key)!r} in the run that {output} holds and is {now.get(key)!r} now: resume "
-                "with the same settings, or choose another --output_dir"
+                f"key '{key}' was {before.get(key)!r} in the run that {output} holds and is {now.get(key)!r} now: "
+                "resume with the same settings, or choose another --output_dir"
             )
 
 
@@ -239,10 +229,3 @@ def _subset(features: Any, rows: int | None, seed: int) -> Any:
     if rows is None or rows >= len(features):
         return features
     return features.select(np.sort(np.random.default_rng(seed).choice(len(features), rows, replace=False)))
-
-
-def write_whole(path: Path, text: str) -> None:
-    """Write a text file that is whole or absent."""
-    part = path.with_name(path.name + ".part")
-    part.write_text(text + ("" if text.endswith("\n") else "\n"), encoding="utf-8")
-    part.replace(path)

@@ -88,7 +88,7 @@ class QABertTrainer(Trainer):
         )
         for printer in (ProgressCallback, PrinterCallback):
             self.remove_callback(printer)
-        self.add_callback(ScoreLines(args.disable_tqdm))
+        self.add_callback(ScoreLines(bool(args.disable_tqdm)))
         if train:
             self.sampler = TaskBatchSampler(
                 tasks={
@@ -233,7 +233,7 @@ class QABertTrainer(Trainer):
         back = np.empty_like(order)
         back[order] = np.arange(len(order))
         logits = np.asarray(output.predictions, dtype=np.float32)[back]
-        return logits, np.asarray(output.label_ids)[back], float(output.metrics["eval_loss"]), len(loader)
+        return logits, np.asarray(output.label_ids)[back], float((output.metrics or {})["eval_loss"]), len(loader)
 
 
 def check_world(args: TrainingArguments) -> None:
