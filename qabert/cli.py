@@ -51,7 +51,7 @@ def train_main(argv: Sequence[str] | None = None) -> None:
 
 def _evaluate(argv: Sequence[str]) -> None:
     parser = _parser("Score a trained model on labelled rows.")
-    parser.add_argument("--data", default="demo", help="folder of data files, 'hub' or 'demo' [demo]")
+    parser.add_argument("--data", help="folder of data files, 'hub' or 'demo'")
     parser.add_argument("--split", default="dev", choices=["train", "dev", "test"], help="which rows [dev]")
     parser.add_argument("--tasks", help="some of the model's tasks, or a YAML file that says where their files are")
     parser.add_argument("--output_dir", help="write metrics.json and predictions/ there")

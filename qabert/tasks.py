@@ -359,9 +359,10 @@ def load_tasks(spec: str | Iterable[str] | Mapping[str, Any] | None, where: str 
         return dict(PAPER_TASKS)
     if isinstance(spec, Mapping):
         return parse_tasks(spec, where)
-    if not isinstance(spec, Iterable) or not (isinstance(spec, str) or all(isinstance(name, str) for name in spec)):
+    listed = spec.split(",") if isinstance(spec, str) else list(spec) if isinstance(spec, Iterable) else [spec]
+    if not all(isinstance(name, str) for name in listed):
         raise InputError(f"{where}: got {spec!r}; expected names of tasks, a YAML file or a mapping")
-    names = [part.strip() for part in spec.split(",")] if isinstance(spec, str) else list(spec)
+    names = [name.strip() for name in listed]
     if len(names) == 1 and names[0].endswith((".yaml", ".yml")):
         path = Path(names[0])
         values = read_yaml(path)

@@ -185,3 +185,34 @@ def make_trainer(tmp_path, encoder_path, tokenizer, course_features):
         return QABertTrainer(built, args, **(given | rest))
 
     return make
+
+
+@pytest.fixture(scope="session")
+def save_checkpoint(encoder_path, tokenizer):
+    """A function that writes an untrained checkpoint into a folder and returns its path."""
+
+    def save(folder: Path, tasks=None, encoder: str = encoder_path, **config) -> str:
+        import torch
+
+        from qabert.modeling import QABertModel
+        from qabert.tasks import PAPER_TASKS
+
+        torch.manual_seed(1)
+        declared = [task.to_dict() for task in tasks or PAPER_TASKS.values()]
+        settings = {"input_format": "qa", "max_length": 128, "head_blocks": 1} | config
+        model = QABertModel.from_encoder(encoder, tasks=declared, **settings)
+        with torch.no_grad():
+            for weights in model.heads.parameters():
+                if weights.dim() > 1:
+                    weights.mul_(10)  # answers that differ between rows
+        model.save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
+        return str(folder)
+
+    return save
+
+
+@pytest.fixture(scope="session")
+def trained(tmp_path_factory, save_checkpoint) -> str:
+    """A checkpoint of the paper's three tasks in the format `qa`, read-only for tests."""
+    return save_checkpoint(tmp_path_factory.mktemp("trained"))

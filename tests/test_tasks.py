@@ -309,7 +309,7 @@ def test_paper_task_with_one_key_changed(tmp_path):
         ("tasks: !!int ''\n", r"tasks\.yaml: not valid YAML: IndexError"),
         ("tasks: !!timestamp soon\n", r"tasks\.yaml: not valid YAML: AttributeError"),
         ("tasks: !!map [a]\n", r"tasks\.yaml: not valid YAML: TypeError"),
-        ("tasks: " + "[" * 5000, r"tasks\.yaml.*: not valid YAML"),
+        ("tasks: " + "[" * 2000, r"tasks\.yaml.*: not valid YAML"),
         ("- sst\n", r"tasks\.yaml: expected 'key: value' lines at the top, got list"),
         ("", r"tasks\.yaml: expected 'key: value' lines at the top, got NoneType"),
         ("1: 2\n", r"tasks\.yaml: expected 'key: value' lines at the top"),
@@ -360,7 +360,7 @@ def test_no_spec_means_the_paper_tasks():
     assert load_tasks(None) == PAPER_TASKS
 
 
-@pytest.mark.parametrize("spec", ["quora, sst", ["quora", "sst"], {"quora": None, "sst": {}}])
+@pytest.mark.parametrize("spec", ["quora, sst", ["quora", "sst"], iter(["quora", "sst"]), {"quora": None, "sst": {}}])
 def test_names_keep_their_order(spec):
     assert list(load_tasks(spec)) == ["quora", "sst"]
 

@@ -94,7 +94,8 @@ def load_task(
 
     Args:
         task: The task.
-        data: `demo`, `hub`, or the folder that the task's `files` are relative to; None means the current folder.
+        data: `demo`, `hub`, or the folder that the task's `files` are relative to.  A task whose files have absolute
+            paths (as those of a YAML file's own tasks do) brings them along, whatever `data` is.
         splits: The splits to load.  `test` is left out where the task declares no file for it.
         strict: Raise at the first broken row.
         labelled: Splits in which a row needs a label.  In others one is read where it is there and usable.
@@ -116,6 +117,7 @@ def load_task(
     for split in splits:
         if split not in SPLITS:
             raise unknown("split", split, SPLITS)
+    data = _place(task, data)
     if data == "demo":
         tables = _from_demo(task, splits)
     elif data == "hub":
@@ -134,10 +136,19 @@ def load_task(
     return loaded
 
 
-def _from_folder(
-    task: Task, data: str | Path | None, splits: Sequence[str], labelled: Sequence[str]
-) -> dict[str, _Table]:
-    folder = Path(data) if data is not None else Path()
+def _place(task: Task, data: str | Path | None) -> str | Path:
+    """Where to look for the task's rows: the task's own place, if it has but one, wins over what was said for all."""
+    if task.files and all(os.path.isabs(file) for file in task.files.values()):
+        return Path(next(iter(task.files.values()))).parent
+    if task.hub and not task.files:
+        return "hub"
+    if data is None:
+        raise InputError(f"task '{task.name}': set data to the folder with its files, or to 'hub' or 'demo'")
+    return data
+
+
+def _from_folder(task: Task, data: str | Path, splits: Sequence[str], labelled: Sequence[str]) -> dict[str, _Table]:
+    folder = Path(data)
     if not os.path.isdir(folder):  # unlike Path's, os.path's tests don't raise where there is no permission
         kind = "is a file" if os.path.exists(folder) else "no such folder"
         raise InputError(f"{folder}: {kind}; expected the folder of the task's files, or 'demo' or 'hub'")

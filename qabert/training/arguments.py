@@ -70,7 +70,7 @@ class RunArguments:
         InputError: A value is of the wrong type or out of range; the message names key and place.
     """
 
-    data: str = _field("demo", "folder of data files, 'hub', or 'demo' (small invented data, no benchmark)")
+    data: str | None = _field(None, "folder of data files, 'hub', or 'demo' (small invented data, no benchmark)")
     tasks: Any = _field(None, "names of the paper's tasks (sst,sts,quora), a YAML file of tasks, or (recipe) a mapping")
     encoder: str = _field("minilm", "'minilm' (from qabert[offline]), or folder or hub name of any text encoder")
     format: str = _field("qa", "how rows become inputs", choices=FORMATS)
@@ -102,7 +102,7 @@ class RunArguments:
         for item in _own_fields():
             setattr(self, item.name, _coerce(item, getattr(self, item.name)))
         for key, value in {"data": self.data, "encoder": self.encoder, "output_dir": self.output_dir}.items():
-            if not value:
+            if value == "":
                 raise InputError(f"key '{key}' is empty")
 
     def load_tasks(self) -> dict[str, Task]:
@@ -152,7 +152,7 @@ class RunArguments:
                     raise InputError(f"key '{key}' has {getattr(parsed, key)!r}; expected a number over 0")
             values = {key: getattr(parsed, key) for key in {"output_dir", *TRAINER_DEFAULTS, *self.trainer}}
             return TrainingArguments(**values, **FIXED)
-        except (ValueError, TypeError, ImportError) as error:
+        except (ValueError, TypeError, ImportError, OSError, OverflowError) as error:
             if isinstance(error, InputError):
                 raise
             raise InputError(f"training arguments: {error}") from None

@@ -17,11 +17,22 @@ from typing import Any
 
 import numpy as np
 import yaml
+from transformers import EarlyStoppingCallback, TrainingArguments, set_seed
 
+from qabert.data.demo import DEMO_NOTE
+from qabert.data.prompts import PromptEncoder
+from qabert.data.sources import TaskData, load_data
+from qabert.data.summary import summarise, summary_text
 from qabert.errors import InputError
+from qabert.evaluation.metrics import majority_baseline, multitask_score
+from qabert.evaluation.scores import result_table
 from qabert.files import whole_file
-from qabert.tasks import Task
+from qabert.inference import write_predictions
+from qabert.modeling import QABertModel
+from qabert.tasks import Task, read_yaml
 from qabert.training.arguments import RunArguments
+from qabert.training.encoders import find_encoder, load_tokenizer
+from qabert.training.trainer import QABertTrainer, check_world
 
 #: Marks a folder as a run's, and is what a resumed run is compared with.
 MARKER = "arguments.yaml"
@@ -40,90 +51,35 @@ def train(args: RunArguments) -> dict[str, Any]:
         InputError: Anything that the user gave can't work.
     """
     tasks = args.load_tasks()
-    if args.data == "demo":
-        from qabert.data.demo import DEMO_NOTE
-
-        print(DEMO_NOTE)
-    from qabert.training.encoders import find_encoder, load_tokenizer
-
-    encoder = find_encoder(args.encoder)
     output = Path(args.output_dir)
+    encoder = find_encoder(args.encoder)
     checkpoint = prepare_output(args, output)
     training_args = args.training_arguments()
-    main = training_args.process_index == 0
-    from qabert.training.trainer import QABertTrainer, check_world
-
     check_world(training_args)
     tokenizer = load_tokenizer(encoder, args.max_length)
-
-    from qabert.data.prompts import PromptEncoder
-    from qabert.data.sources import load_data
-    from qabert.data.summary import summarise, summary_text
-
-    encoders = {name: PromptEncoder(args.format, tokenizer, task, args.max_length) for name, task in tasks.items()}
-    rows = load_data(tasks, args.data, strict=args.strict)
-    features = {
-        name: {
-            split: used.map(encoders[name], batched=True, remove_columns=used.column_names, desc=f"{name} {split}")
-            for split, used in rows[name].splits.items()
-        }
-        for name in tasks
-    }
+    rows, features = load_features(args, tasks, tokenizer)
     summary = summarise(tasks, rows, features)
+    main = training_args.process_index == 0
     if main:
+        if args.data == "demo":
+            print(DEMO_NOTE)
         print(summary_text(summary), flush=True)
 
-    from transformers import EarlyStoppingCallback, set_seed
-
-    from qabert.modeling import QABertModel
-
-    set_seed(training_args.seed)
-    model = QABertModel.from_encoder(
-        encoder,
-        tasks=[task.to_dict() for task in tasks.values()],
-        input_format=args.format,
-        max_length=args.max_length,
-        head_blocks=args.head_blocks,
-        head_width=args.head_width,
-        head_dropout=args.head_dropout,
-        freeze_encoder=args.freeze_encoder,
-        dropout=args.dropout,
-        attn_implementation=args.attn_implementation,
-    )
-    dev = {name: features[name]["dev"] for name in tasks}
-    patience = args.early_stopping_patience
-    trainer = QABertTrainer(
-        model,
-        training_args,
-        tasks=tasks,
-        train_dataset={name: features[name]["train"] for name in tasks},
-        eval_dataset={name: _subset(dev[name], args.eval_examples.get(name), training_args.seed) for name in tasks},
-        processing_class=tokenizer,
-        order=args.order,
-        weighted_sampling=args.weighted_sampling,
-        examples_per_epoch=args.examples_per_epoch,
-        head_learning_rate=args.head_learning_rate,
-        callbacks=[EarlyStoppingCallback(patience)] if patience else [],
-    )
+    trainer = build_trainer(args, training_args, tasks, encoder, tokenizer, features)
     if main:
-        with whole_file(output / MARKER) as file:
-            yaml.safe_dump(_described(args, tasks), file, sort_keys=False, allow_unicode=True)
+        write_marker(args, tasks, output)
+    dev = {name: features[name]["dev"] for name in tasks}
     untrained = None
     if args.score_untrained:
         untrained = _by_task(trainer.evaluate(dev, metric_key_prefix="untrained"), "untrained", tasks)
-
     start = time.time()
     trained = trainer.train(resume_from_checkpoint=checkpoint)
     seconds = time.time() - start
     trainer.save_model(str(output))  # on every process: FSDP gathers here
 
     scores = _by_task(trainer.evaluate(dev, metric_key_prefix="final"), "final", tasks)
-    from qabert.evaluation.metrics import majority_baseline, multitask_score
-    from qabert.evaluation.scores import result_table
-    from qabert.inference import write_predictions
-
     majority = {
-        name: majority_baseline(task, np.asarray(rows[name].splits["train"]["label"]), np.asarray(dev[name]["labels"]))
+        name: majority_baseline(task, np.asarray(features[name]["train"]["labels"]), np.asarray(dev[name]["labels"]))
         for name, task in tasks.items()
     }
     result = {
@@ -143,13 +99,84 @@ def train(args: RunArguments) -> dict[str, Any]:
     if main:
         for name, task in tasks.items():
             used = rows[name].splits["dev"]
-            answers = trainer.answers(name)
-            write_predictions(output / "predictions" / f"{name}-dev.csv", task, used["id"], answers, used["label"])
+            path = output / "predictions" / f"{name}-dev.csv"
+            write_predictions(path, task, used["id"], trainer.answers(name), used["label"])
         with whole_file(output / "metrics.json") as file:
             json.dump(result, file, indent=2, ensure_ascii=False)
         print(result_table(tasks, {"majority": majority, "untrained": untrained, "trained": scores}))
         print(f"model, metrics.json and predictions/ are in {output}")
     return result
+
+
+def load_features(args: RunArguments, tasks: Mapping[str, Task], tokenizer: Any) -> tuple[dict[str, TaskData], Any]:
+    """Rows by task, and their features by task and split.
+
+    Raises:
+        InputError: Rows that can't be loaded, or a question that leaves no room for sentences in `max_length`.
+    """
+    encoders = {name: PromptEncoder(args.format, tokenizer, task, args.max_length) for name, task in tasks.items()}
+    rows = load_data(tasks, args.data, strict=args.strict)
+    features = {
+        name: {
+            split: used.map(encoders[name], batched=True, remove_columns=used.column_names, desc=f"{name} {split}")
+            for split, used in rows[name].splits.items()
+        }
+        for name in tasks
+    }
+    return rows, features
+
+
+def build_trainer(
+    args: RunArguments,
+    training_args: TrainingArguments,
+    tasks: Mapping[str, Task],
+    encoder: str,
+    tokenizer: Any,
+    features: Mapping[str, Mapping[str, Any]],
+) -> QABertTrainer:
+    """A new model with a pretrained encoder, and its trainer."""
+    set_seed(training_args.seed)
+    model = QABertModel.from_encoder(
+        encoder,
+        tasks=[task.to_dict() for task in tasks.values()],
+        input_format=args.format,
+        max_length=args.max_length,
+        head_blocks=args.head_blocks,
+        head_width=args.head_width,
+        head_dropout=args.head_dropout,
+        freeze_encoder=args.freeze_encoder,
+        dropout=args.dropout,
+        attn_implementation=args.attn_implementation,
+    )
+    patience = args.early_stopping_patience
+    return QABertTrainer(
+        model,
+        training_args,
+        tasks=tasks,
+        train_dataset={name: features[name]["train"] for name in tasks},
+        eval_dataset={
+            name: _subset(features[name]["dev"], args.eval_examples.get(name), training_args.seed) for name in tasks
+        },
+        processing_class=tokenizer,
+        order=args.order,
+        weighted_sampling=args.weighted_sampling,
+        examples_per_epoch=args.examples_per_epoch,
+        head_learning_rate=args.head_learning_rate,
+        callbacks=[EarlyStoppingCallback(patience)] if patience else [],
+    )
+
+
+def write_marker(args: RunArguments, tasks: Mapping[str, Task], output: Path) -> None:
+    """Make the output folder this run's: from here on another run won't write to it unasked.
+
+    Raises:
+        InputError: The folder can't be written.
+    """
+    try:
+        with whole_file(output / MARKER) as file:
+            yaml.safe_dump(_described(args, tasks), file, sort_keys=False, allow_unicode=True)
+    except OSError as error:
+        raise InputError(f"output_dir {output} can't be written: {error.strerror or error}") from None
 
 
 def prepare_output(args: RunArguments, output: Path) -> str | None:
@@ -161,8 +188,10 @@ def prepare_output(args: RunArguments, output: Path) -> str | None:
     """
     if output.exists() and not output.is_dir():
         raise InputError(f"output_dir {output} is a file; expected a folder")
+    main = int(os.environ.get("RANK", "0")) == 0  # the other processes leave the folder alone
+    if args.overwrite and args.resume != "never":
+        raise InputError("keys 'overwrite' and 'resume' exclude each other: a deleted run can't go on")
     held = output.is_dir() and any(output.iterdir())
-    main = int(os.environ.get("RANK", "0")) == 0
     if args.resume not in ("auto", "never"):
         if not (Path(args.resume) / "trainer_state.json").is_file():
             raise InputError(
@@ -180,27 +209,32 @@ def prepare_output(args: RunArguments, output: Path) -> str | None:
         )
     checkpoint = None
     if held and args.resume == "auto":
-        from transformers.trainer_utils import get_last_checkpoint
-
         _same_settings(args, output)
-        checkpoint = get_last_checkpoint(str(output))
+        checkpoint = _newest_checkpoint(output)
         if main:
             print(f"going on from {checkpoint}" if checkpoint else f"{output} holds no checkpoint yet: starting anew")
-    try:
-        output.mkdir(parents=True, exist_ok=True)
-        probe = output / f".writable-{os.getpid()}"
-        probe.touch()
-        probe.unlink()
-    except OSError as error:
-        raise InputError(f"output_dir {output} can't be written: {error.strerror or error}") from None
+    # Asked, not tried: a run that fails on its data must leave no folder behind.
+    existing = next(folder for folder in (output, *output.absolute().parents) if folder.exists())
+    if not existing.is_dir() or not os.access(existing, os.W_OK | os.X_OK):
+        raise InputError(f"output_dir {output} can't be written: no permission in {existing}, or it is a file")
     return checkpoint
+
+
+def _newest_checkpoint(output: Path) -> str | None:
+    """The newest whole checkpoint; one that a run was killed over has no state, which the Trainer writes last."""
+    whole = []
+    for path in output.glob("checkpoint-*"):
+        try:
+            step = json.loads((path / "trainer_state.json").read_text(encoding="utf-8"))["global_step"]
+        except (OSError, ValueError, KeyError, TypeError):
+            continue
+        whole.append((int(step), str(path)))
+    return max(whole)[1] if whole else None
 
 
 def _same_settings(args: RunArguments, output: Path) -> None:
     if not (output / MARKER).is_file():
         return
-    from qabert.tasks import read_yaml
-
     before, now = read_yaml(output / MARKER), _described(args, args.load_tasks())
     for key in sorted(set(before) | set(now)):
         if key not in _FREE and before.get(key) != now.get(key):

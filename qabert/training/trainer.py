@@ -18,6 +18,7 @@ from qabert.data.sampling import TaskBatchSampler, TaskRows, strata
 from qabert.errors import InputError
 from qabert.evaluation.metrics import multitask_score, task_metrics
 from qabert.inference import decide
+from qabert.modeling.losses import LOSSES
 from qabert.tasks import Task
 from qabert.training.callbacks import SamplerEpoch, ScoreLines
 
@@ -201,9 +202,11 @@ class QABertTrainer(Trainer):
         metrics: dict[str, float] = {}
         losses, firsts, rows, steps = [], {}, 0, 0
         for name, features in datasets.items():
-            logits, labels, loss, batches = self._predict_task(features, ignore_keys or [])
+            logits, labels, batches = self._predict_task(features, ignore_keys or [])
             self.logits[name] = logits
             task = self.tasks[name]
+            # Not the loop's own loss: with several processes it counts the rows that fill up their last batches.
+            loss = LOSSES[task.problem](torch.from_numpy(logits), torch.from_numpy(labels), task.range).item()
             scores = task_metrics(task, decide(task, self.answers(name)), labels)
             losses.append(loss)
             firsts[name] = scores[task.score]
@@ -220,8 +223,8 @@ class QABertTrainer(Trainer):
         """Probabilities or values (see `modeling.losses.activate`) of the rows that `evaluate` saw last."""
         return self.accelerator.unwrap_model(self.model).answers(torch.from_numpy(self.logits[task]), task).numpy()
 
-    def _predict_task(self, features: Any, ignore_keys: list[str]) -> tuple[np.ndarray, np.ndarray, float, int]:
-        """Logits `(rows, outputs)` and labels `(rows,)` in the features' order, mean loss, number of batches."""
+    def _predict_task(self, features: Any, ignore_keys: list[str]) -> tuple[np.ndarray, np.ndarray, int]:
+        """Logits `(rows, outputs)` and labels `(rows,)` in the features' order, number of batches."""
         # Longest first: batches of like length are fast, and memory that doesn't suffice fails at once.
         order = np.argsort(-np.asarray(features["length"]), kind="stable")
         loader = self.get_eval_dataloader(features.select(order))
@@ -233,7 +236,7 @@ class QABertTrainer(Trainer):
         back = np.empty_like(order)
         back[order] = np.arange(len(order))
         logits = np.asarray(output.predictions, dtype=np.float32)[back]
-        return logits, np.asarray(output.label_ids)[back], float((output.metrics or {})["eval_loss"]), len(loader)
+        return logits, np.asarray(output.label_ids)[back], len(loader)
 
 
 def check_world(args: TrainingArguments) -> None:

@@ -210,9 +210,9 @@ def test_a_test_split_that_the_task_does_not_declare_is_left_out(tmp_path):
     assert list(load_task(MOOD, tmp_path, ["dev", "test"]).splits) == ["dev"]
 
 
-def test_a_train_split_that_the_task_does_not_declare():
+def test_a_train_split_that_the_task_does_not_declare(tmp_path):
     with pytest.raises(InputError, match="task 't', key 'files': no file is declared for the split 'train'"):
-        load_task(Task(name="t", problem="binary", question="?"), None)
+        load_task(Task(name="t", problem="binary", question="?"), tmp_path)
 
 
 @pytest.mark.parametrize("split", ["train", "test"])
@@ -244,10 +244,16 @@ def test_an_absolute_file_wins_over_the_folder(tmp_path):
     assert len(load_task(task, tmp_path / "elsewhere", ["train"]).splits["train"]) == 1
 
 
-def test_no_folder_means_the_current_one(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
+def test_a_task_with_files_of_its_own_needs_no_folder(tmp_path):
     write_json(tmp_path, "train.jsonl", [{"sentence": "a", "label": 0}])
-    assert len(load_task(MOOD, None, ["train"]).splits["train"]) == 1
+    task = Task.from_dict(MOOD.to_dict() | {"files": {"train": str(tmp_path / "train.jsonl")}})
+    for data in (None, "demo", "hub"):
+        assert len(load_task(task, data, ["train"]).splits["train"]) == 1
+
+
+def test_relative_files_need_a_folder():
+    with pytest.raises(InputError, match="task 'sst': set data to the folder with its files, or to 'hub' or 'demo'"):
+        load_task(SST, None)
 
 
 def test_an_unknown_split():

@@ -269,9 +269,7 @@ VALUES = st.one_of(
 
 
 @settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
-@given(
-    st.lists(st.tuples(st.sampled_from([*OWN, *TRAINERS]) | st.text(max_size=8), VALUES, st.booleans()), max_size=4)
-)
+@given(st.lists(st.tuples(st.sampled_from([*OWN, *TRAINERS]) | st.text(max_size=8), VALUES, st.booleans()), max_size=4))
 def test_any_words_give_arguments_or_an_input_error(pairs):
     words = []
     for key, value, joined in pairs:

@@ -1,0 +1,189 @@
+"""A checkpoint alone answers, and how rows are batched changes no answer."""
+
+from __future__ import annotations
+
+import csv
+import itertools
+import json
+import random
+import shutil
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from qabert import inference
+from qabert.errors import InputError
+from qabert.inference import Predictor, read_config, readable, write_predictions
+from qabert.tasks import PAPER_TASKS, QUORA, SST, STS, Task
+
+WORDS = ["ab", "cd", "ef", "gh", "film", "?", "☃", "{text_a}", "é"]
+SENTENCE = st.lists(st.sampled_from(WORDS), min_size=1, max_size=40).map(" ".join)
+
+
+def rows_of(task: Task, count: int, seed: int = 0) -> list[tuple[str, str | None]]:
+    rng = random.Random(seed)
+    texts = [" ".join(rng.choices(WORDS, k=rng.randint(1, 30))) for _ in range(2 * count)]
+    return [(texts[2 * n], texts[2 * n + 1] if task.pair else None) for n in range(count)]
+
+
+@pytest.fixture(scope="module")
+def predictor(trained):
+    return Predictor.from_pretrained(trained, "cpu")
+
+
+@pytest.fixture(scope="module", params=["separate", "joint", "qa"])
+def each_format(request, tmp_path_factory, save_checkpoint):
+    return Predictor.from_pretrained(save_checkpoint(tmp_path_factory.mktemp("f"), input_format=request.param), "cpu")
+
+
+@settings(max_examples=40, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+@given(
+    st.lists(st.tuples(SENTENCE, SENTENCE), min_size=1, max_size=9),
+    st.integers(1, 5),
+    st.integers(1, 5),
+    st.sampled_from([SST, STS, QUORA]),
+)
+def test_order_and_answers_do_not_depend_on_chunks_and_batches(predictor, rows, chunk, batch_size, task):
+    rows = [(a, b if task.pair else None) for a, b in rows]
+    alone = np.concatenate([next(predictor.answers(task.name, [row])) for row in rows])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(inference, "CHUNK", chunk)
+        parts = list(predictor.answers(task.name, rows, batch_size))
+    assert [len(part) for part in parts] == [len(rows[n : n + chunk]) for n in range(0, len(rows), chunk)]
+    np.testing.assert_allclose(np.concatenate(parts), alone, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", PAPER_TASKS)
+def test_every_format_answers_and_the_batch_size_changes_nothing(each_format, name):
+    rows = rows_of(PAPER_TASKS[name], 20)
+    whole = list(each_format.predict(name, rows, 64))
+    assert len(whole) == len(rows)
+    for batch_size in (1, 7):
+        for one, other in zip(each_format.predict(name, rows, batch_size), whole, strict=True):
+            assert one.get("label") == other.get("label")
+            assert one.get("value", 0) == pytest.approx(other.get("value", 0), abs=2e-4)
+            assert one.get("probabilities", {}) == pytest.approx(other.get("probabilities", {}), abs=2e-4)
+
+
+def test_the_order_of_a_pair_counts(each_format):
+    there, back = each_format.predict("sts", [("ab cd ef", "gh"), ("gh", "ab cd ef")])
+    assert there != back
+
+
+def test_a_generator_of_rows_is_read_chunk_by_chunk(predictor, monkeypatch):
+    monkeypatch.setattr(inference, "CHUNK", 4)
+    taken = []
+
+    def endless():
+        for number in itertools.count():
+            taken.append(number)
+            yield f"ab {number}", None
+
+    answers = predictor.predict("sst", endless())
+    assert taken == []
+    first = list(itertools.islice(answers, 3))
+    assert len(first) == 3
+    assert len(taken) == 4
+    list(itertools.islice(answers, 3))
+    assert len(taken) == 8
+
+
+def test_no_rows_no_answers(predictor):
+    assert list(predictor.predict("sst", [])) == []
+    assert list(predictor.logits("sts", iter([]))) == []
+
+
+def test_long_rows_are_cut_to_what_the_encoder_has(predictor):
+    (answer,) = predictor.predict("sts", [("ab " * 5000, "cd " * 5000)])
+    assert 0 <= answer["value"] <= 5
+
+
+def test_no_dropout_and_no_gradients(predictor):
+    rows = rows_of(SST, 3)
+    one, two = (next(predictor.logits("sst", rows)) for _ in range(2))
+    np.testing.assert_array_equal(one, two)
+    assert not predictor.model.training
+    assert one.dtype == np.float32
+
+
+@pytest.mark.parametrize(
+    ("task", "row", "message"),
+    [
+        ("sst", ("a", "b"), "row 2: task 'sst' takes one, got two"),
+        ("sts", ("a", None), "row 2: task 'sts' takes two, got one"),
+        ("quora", ("a", " "), "row 2: a sentence is empty"),
+        ("sst", ("", None), "row 2: a sentence is empty"),
+    ],
+)
+def test_rows_that_do_not_fit_their_task(predictor, task, row, message):
+    good = ("ab", "cd" if PAPER_TASKS[task].pair else None)
+    with pytest.raises(InputError, match=message):
+        list(predictor.predict(task, [good, row]))
+
+
+def test_an_unknown_task_suggests_the_nearest(predictor):
+    with pytest.raises(InputError, match=r"unknown task 'ssts'.*did you mean.*known: quora, sst, sts"):
+        list(predictor.predict("ssts", [("a", None)]))
+
+
+def test_a_checkpoint_alone_suffices(tmp_path, encoder_path, save_checkpoint):
+    encoder = shutil.copytree(encoder_path, tmp_path / "encoder")
+    folder = save_checkpoint(tmp_path / "run" / "model", encoder=str(encoder))
+    rows = rows_of(SST, 5)
+    before = next(Predictor.from_pretrained(folder, "cpu").logits("sst", rows))
+    shutil.rmtree(encoder)
+    moved = shutil.move(folder, tmp_path / "elsewhere")
+    for file in ("config.json", "tokenizer_config.json"):
+        assert str(tmp_path) not in (tmp_path / "elsewhere" / file).read_text()
+    np.testing.assert_array_equal(next(Predictor.from_pretrained(str(moved), "cpu").logits("sst", rows)), before)
+
+
+def test_the_configuration_is_read_without_the_weights(trained, tmp_path):
+    shutil.copy(f"{trained}/config.json", tmp_path)
+    config = read_config(str(tmp_path))
+    assert [task["name"] for task in config.tasks] == ["sst", "sts", "quora"]
+    assert "files" not in json.dumps(config.tasks)
+
+
+def test_weights_that_are_not_finite_give_no_answers(trained):
+    predictor = Predictor.from_pretrained(trained, "cpu")
+    with torch.no_grad():
+        next(predictor.model.heads["head_sst"].parameters()).fill_(float("nan"))
+    with pytest.raises(InputError, match="NaN"):
+        list(predictor.predict("sst", [("ab", None)]))
+
+
+def test_answers_as_a_person_reads_them():
+    assert readable(STS, np.float32(2.345678)) == {"value": 2.3457}
+    assert readable(QUORA, np.float32(0.75)) == {
+        "label": "paraphrase",
+        "probabilities": {"not a paraphrase": 0.25, "paraphrase": 0.75},
+    }
+    answer = readable(SST, np.array([0.1, 0.2, 0.4, 0.2, 0.1]))
+    assert answer["label"] == "neutral"
+    assert list(answer["probabilities"]) == list(SST.labels)
+
+
+def test_the_predictions_file_names_labels_and_quotes_what_it_must(tmp_path):
+    task = Task(name="own", problem="classification", question="?", labels=('a, "b"', "ג", "c\nd"))
+    path = tmp_path / "own.csv"
+    write_predictions(path, task, ["x,1", "y"], np.array([[0.5, 0.2, 0.3], [0.1, 0.2, 0.7]]), [2, 0])
+    with path.open(newline="", encoding="utf-8") as file:
+        head, *rows = csv.reader(file)
+    assert head == ["id", "label", "prediction", 'p(a, "b")', "p(ג)", "p(c\nd)"]
+    assert rows == [
+        ["x,1", "c\nd", 'a, "b"', "0.500000", "0.200000", "0.300000"],
+        ["y", 'a, "b"', "c\nd", "0.100000", "0.200000", "0.700000"],
+    ]
+
+
+def test_the_predictions_file_without_labels(tmp_path):
+    write_predictions(tmp_path / "q.csv", QUORA, ["x"], np.array([0.25]))
+    assert (tmp_path / "q.csv").read_text() == (
+        "id,prediction,p(not a paraphrase),p(paraphrase)\nx,not a paraphrase,0.750000,0.250000\n"
+    )
+    write_predictions(tmp_path / "s.csv", STS, ["x"], np.array([2.5]), [5.0])
+    assert (tmp_path / "s.csv").read_text() == "id,label,prediction\nx,5.0000,2.5000\n"
