@@ -24,6 +24,7 @@ def _run(command: Callable[[Sequence[str]], Any], argv: Sequence[str] | None) ->
         os.environ.setdefault(name, value)
     try:
         command(sys.argv[1:] if argv is None else argv)
+        sys.stdout.flush()  # here, and not when Python ends, a reader that has gone can be told from an error
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
@@ -31,7 +32,7 @@ def _run(command: Callable[[Sequence[str]], Any], argv: Sequence[str] | None) ->
         print("interrupted", file=sys.stderr)
         sys.exit(130)
     except BrokenPipeError:  # `predict … | head`: the reader has gone
-        sys.stderr.close()
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is left to flush goes nowhere
         sys.exit(141)
 
 
@@ -57,15 +58,21 @@ def _evaluate(argv: Sequence[str]) -> None:
     parser.add_argument("--output_dir", help="write metrics.json and predictions/ there")
     parser.add_argument("--strict", action="store_true", help="stop at the first broken row")
     args = parser.parse_args(argv)
+    from qabert.files import check_place, whole_file
     from qabert.inference import Predictor, read_config
 
     tasks = _model_tasks(read_config(args.model), args.model, args.tasks)
+    if args.output_dir:
+        check_place(Path(args.output_dir), folder=True)
     from qabert.data.sources import load_task
 
     data = {
         name: load_task(task, args.data, (args.split,), strict=args.strict, labelled=(args.split,))
         for name, task in tasks.items()
     }
+    for name in tasks:
+        if args.split not in data[name].splits:
+            raise InputError(f"task '{name}', key 'files': no file is declared for the split '{args.split}'")
     predictor = Predictor.from_pretrained(args.model, args.device)
     from qabert.evaluation.metrics import multitask_score
     from qabert.evaluation.scores import answer_rows, result_table, score_answers
@@ -80,7 +87,6 @@ def _evaluate(argv: Sequence[str]) -> None:
     if args.output_dir:
         import json
 
-        from qabert.files import whole_file
         from qabert.inference import write_predictions
 
         output = Path(args.output_dir)
@@ -109,10 +115,12 @@ def _predict(argv: Sequence[str]) -> None:
     given = [name for name, value in vars(args).items() if name in ("sentences", "file", "data") and value]
     if len(given) != 1:
         raise InputError("give one of: a sentence (or two), --file, --data" + (f"; got {given}" if given else ""))
+    from qabert.files import check_place
     from qabert.inference import Predictor, read_config
 
     tasks = _model_tasks(read_config(args.model), args.model, args.task)
     if args.data:
+        check_place(Path(args.output_dir), folder=True)
         from qabert.submissions import write_submissions
 
         for path in write_submissions(
@@ -126,6 +134,8 @@ def _predict(argv: Sequence[str]) -> None:
     from qabert.submissions import file_rows, sentence_row, write_answers
 
     # All of the input is read and checked before the model is loaded.
+    if args.output:
+        check_place(Path(args.output))
     rows = file_rows(args.file, task) if args.file else [sentence_row(args.sentences, task)]
     predictor = Predictor.from_pretrained(args.model, args.device)
     write_answers(predictor, task, rows, Path(args.output) if args.output else None, args.batch_size)

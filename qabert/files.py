@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TextIO
+
+from qabert.errors import InputError
 
 
 @contextmanager
@@ -24,3 +27,21 @@ def whole_file(path: Path) -> Iterator[TextIO]:
         part.replace(path)
     finally:
         part.unlink(missing_ok=True)
+
+
+def check_place(path: Path, folder: bool = False) -> None:
+    """Check that a file (or with `folder` a folder) can be written there, before work whose result it should hold.
+
+    Raises:
+        InputError: A folder stands where a file should, a file where a folder should, or there is no permission.
+    """
+    if os.path.exists(path) and os.path.isdir(path) != folder:
+        found, wanted = ("a file", "a folder") if folder else ("a folder", "a file")
+        raise InputError(f"{path}: is {found}; expected the name of {wanted} to write")
+    place = path if folder else path.parent
+    while not os.path.exists(place) and place != place.parent:
+        place = place.parent
+    if not os.path.isdir(place):
+        raise InputError(f"{path}: can't be written, because {place} is a file")
+    if not os.access(place, os.W_OK | os.X_OK):
+        raise InputError(f"{path}: can't be written: no permission in {place}")

@@ -50,20 +50,28 @@ class Predictor:
         from transformers import AutoTokenizer
 
         config = read_config(path)
+        chosen: Any = device or ("cuda" if torch.cuda.is_available() else "cpu")
         try:
-            model = QABertModel.from_pretrained(path, config=config)
+            torch.zeros(1, device=chosen).cpu()
+        except (RuntimeError, AssertionError) as error:  # no such device, or a torch built without it
+            raise InputError(f"device '{chosen}' can't be used: {_first_line(error)}") from None
+        try:
             tokenizer = AutoTokenizer.from_pretrained(path)
+            model, loading = QABertModel.from_pretrained(path, config=config, output_loading_info=True)
         except (OSError, ValueError, RuntimeError, KeyError) as error:
             raise InputError(f"model '{path}': can't be loaded: {_first_line(error)}") from None
         except Exception as error:  # safetensors and tokenizers raise classes of their own for damaged files
             if type(error).__module__.split(".")[0] in ("safetensors", "safetensors_rust", "tokenizers", "builtins"):
                 raise InputError(f"model '{path}': a file of it is damaged: {_first_line(error)}") from None
             raise
-        chosen: Any = device or ("cuda" if torch.cuda.is_available() else "cpu")
-        try:
-            return cls(model.to(chosen), tokenizer)
-        except (RuntimeError, AssertionError) as error:  # no such device, or a torch built without it
-            raise InputError(f"device '{chosen}' can't be used: {_first_line(error)}") from None
+        # What the file lacks would be drawn at random, and answer.
+        for what in ("missing", "unexpected"):
+            if names := sorted(loading[f"{what}_keys"]):
+                shown = ", ".join(names[:3]) + (", …" if len(names) > 3 else "")
+                raise InputError(
+                    f"model '{path}': config.json and model.safetensors don't fit: {len(names)} {what} weights: {shown}"
+                )
+        return cls(model.to(chosen), tokenizer)
 
     def task(self, name: str) -> Task:
         """The declaration of one of the model's tasks.
@@ -102,6 +110,8 @@ class Predictor:
                 result = np.empty((len(order), logits.shape[1]), dtype=np.float32)
             result[chosen] = logits
         assert result is not None  # a chunk has rows
+        if not np.isfinite(result).all():
+            raise InputError(f"task '{task}': the model answers NaN: training diverged, or its weights are damaged")
         return result
 
     def answers(self, task: str, rows: Iterable[tuple[str, str | None]], batch_size: int = 64) -> Iterator[np.ndarray]:
@@ -164,10 +174,9 @@ def read_config(path: str) -> QABertConfig:
         raise InputError(f"model '{path}': expected a folder with config.json, as training writes it")
     try:
         values, _ = QABertConfig.get_config_dict(path)
-    except (OSError, ValueError) as error:
-        raise InputError(
-            f"model '{path}': no such folder, and not to be had from the hub: {_first_line(error)}"
-        ) from None
+    except (OSError, ValueError, TypeError) as error:  # a TypeError: JSON, but no object
+        reason = "config.json can't be read" if folder.exists() else "no such folder, and not to be had from the hub"
+        raise InputError(f"model '{path}': {reason}: {_first_line(error)}") from None
     if values.get("model_type") != "qabert" or not values.get("tasks"):
         kind = values.get("model_type")
         raise InputError(f"model '{path}': config.json is of a '{kind}' model; expected one that qabert trained")

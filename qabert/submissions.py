@@ -33,6 +33,9 @@ def sentence_row(sentences: Sequence[str], task: Task) -> Row:
         raise InputError(f"task '{task.name}' takes {wanted} sentence(s) (in quotes), got {len(sentences)}")
     if not all(sentence.strip() for sentence in sentences):
         raise InputError("a sentence is empty")
+    for sentence in sentences:
+        if not _is_unicode(sentence):  # bytes of a command line that are no UTF-8 come as halves of surrogate pairs
+            raise InputError(f"sentence {sentence!r} is not Unicode text; expected UTF-8")
     return sentences[0], sentences[1] if task.pair else None
 
 
@@ -54,6 +57,8 @@ def file_rows(name: str, task: Task) -> list[Row]:
                 if row.reason or not isinstance(text, str) or not text.strip():
                     reason = row.reason or "expected a sentence"
                     raise InputError(f"{name}, line {row.line}, column '{row.column or column}': {reason}")
+                if not _is_unicode(text):
+                    raise InputError(f"{name}, line {row.line}, column '{column}': not Unicode text")
             rows.append((str(texts[0]).strip(), str(texts[1]).strip() if task.pair else None))
     else:
         rows = [_line_row(name, number, line, task) for number, line in enumerate(_lines(name), 1)]
@@ -62,10 +67,15 @@ def file_rows(name: str, task: Task) -> list[Row]:
     return rows
 
 
+def _is_unicode(text: str) -> bool:
+    return not any("\ud800" <= character <= "\udfff" for character in text)
+
+
 def _lines(name: str) -> list[str]:
+    """Lines of UTF-8 text.  Only line feeds end one: `str.splitlines` would also cut at a form feed or U+2028."""
     try:
         data = sys.stdin.buffer.read() if name == "-" else Path(name).read_bytes()
-        return data.decode("utf-8-sig").splitlines()
+        return data.decode("utf-8-sig").removesuffix("\n").split("\n") if data else []
     except OSError as error:
         raise InputError(f"{name}: can't be read: {error.strerror or error}") from None
     except UnicodeDecodeError as error:

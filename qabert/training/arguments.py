@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import yaml
 
 from qabert.errors import InputError, suggest, unknown
-from qabert.tasks import Task, load_tasks, read_yaml
+from qabert.tasks import Task, load_tasks
+from qabert.yaml_files import read_yaml
 
 if TYPE_CHECKING:
     from transformers import TrainingArguments

@@ -29,10 +29,11 @@ from qabert.evaluation.scores import result_table
 from qabert.files import whole_file
 from qabert.inference import write_predictions
 from qabert.modeling import QABertModel
-from qabert.tasks import Task, read_yaml
+from qabert.tasks import Task
 from qabert.training.arguments import RunArguments
 from qabert.training.encoders import find_encoder, load_tokenizer
 from qabert.training.trainer import QABertTrainer, check_world
+from qabert.yaml_files import read_yaml
 
 #: Marks a folder as a run's, and is what a resumed run is compared with.
 MARKER = "arguments.yaml"
