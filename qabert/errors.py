@@ -25,3 +25,15 @@ def unknown(kind: str, word: object, known: Iterable[str], where: str = "") -> I
     names = sorted(map(str, known))
     place = f"{where}: " if where else ""
     return InputError(f"{place}unknown {kind} '{word}'{suggest(str(word), names)}; known: {', '.join(names)}")
+
+
+def loading_problem(error: Exception) -> str | None:
+    """What is wrong with a model's files, by what loading them raised; None where the error is no file's fault.
+
+    Safetensors and tokenizers raise classes of their own for damaged files, or a bare `Exception`.
+    """
+    known = isinstance(error, OSError | ValueError | RuntimeError | LookupError | TypeError | AttributeError)
+    if not known and type(error).__module__.split(".")[0] not in ("safetensors", "tokenizers", "builtins"):
+        return None
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return " ".join(lines[:2]) or type(error).__name__

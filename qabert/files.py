@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import csv
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TextIO
+from typing import Any, TextIO
 
 from qabert.errors import InputError
 
@@ -27,6 +28,23 @@ def whole_file(path: Path) -> Iterator[TextIO]:
         part.replace(path)
     finally:
         part.unlink(missing_ok=True)
+
+
+class _LineFeeds:
+    def __init__(self, file: TextIO) -> None:
+        self.file = file
+
+    def write(self, line: str) -> None:
+        self.file.write(line.removesuffix("\r\n") + "\n")
+
+
+def csv_writer(file: TextIO) -> Any:
+    r"""A `csv.writer` whose lines end in a line feed.
+
+    Given `lineterminator="\n"`, that of Python before 3.13 leaves a lone carriage return in a text unquoted, and the
+    row is read back as two.
+    """
+    return csv.writer(_LineFeeds(file), lineterminator="\r\n")
 
 
 def check_place(path: Path, folder: bool = False) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,9 +10,9 @@ import numpy as np
 import torch
 
 from qabert.data.collator import DataCollator
-from qabert.data.prompts import PromptEncoder
-from qabert.errors import InputError, unknown
-from qabert.files import whole_file
+from qabert.data.prompts import FORMATS, PromptEncoder
+from qabert.errors import InputError, loading_problem, unknown
+from qabert.files import csv_writer, whole_file
 from qabert.modeling import QABertConfig, QABertModel
 from qabert.tasks import Task
 
@@ -55,18 +54,23 @@ class Predictor:
             torch.zeros(1, device=chosen).cpu()
         except (RuntimeError, AssertionError) as error:  # no such device, or a torch built without it
             raise InputError(f"device '{chosen}' can't be used: {_first_line(error)}") from None
+        part = "its tokenizer"
         try:
             tokenizer = AutoTokenizer.from_pretrained(path)
-            model, loading = QABertModel.from_pretrained(path, config=config, output_loading_info=True)
-        except (OSError, ValueError, RuntimeError, KeyError) as error:
-            raise InputError(f"model '{path}': can't be loaded: {_first_line(error)}") from None
-        except Exception as error:  # safetensors and tokenizers raise classes of their own for damaged files
-            if type(error).__module__.split(".")[0] in ("safetensors", "safetensors_rust", "tokenizers", "builtins"):
-                raise InputError(f"model '{path}': a file of it is damaged: {_first_line(error)}") from None
-            raise
+            if tokenizer.pad_token is None:
+                raise ValueError("it has no padding token")
+            part = "its weights"
+            loaded: Any = QABertModel.from_pretrained(
+                path, config=config, output_loading_info=True, ignore_mismatched_sizes=True
+            )
+            model, loading = loaded
+        except Exception as error:
+            if (problem := loading_problem(error)) is None:
+                raise
+            raise InputError(f"model '{path}': {part} can't be loaded: {problem}") from None
         # What the file lacks would be drawn at random, and answer.
-        for what in ("missing", "unexpected"):
-            if names := sorted(loading[f"{what}_keys"]):
+        for what in ("mismatched", "missing", "unexpected"):
+            if names := sorted(str(key[0] if what == "mismatched" else key) for key in loading[f"{what}_keys"]):
                 shown = ", ".join(names[:3]) + (", …" if len(names) > 3 else "")
                 raise InputError(
                     f"model '{path}': config.json and model.safetensors don't fit: {len(names)} {what} weights: {shown}"
@@ -99,6 +103,9 @@ class Predictor:
     @torch.inference_mode()
     def _chunk_logits(self, task: str, encoder: PromptEncoder, rows: list[Any], batch_size: int) -> np.ndarray:
         features = encoder({"text_a": [a for a, _ in rows], "text_b": [b for _, b in rows]})
+        known = self.model.get_input_embeddings().num_embeddings
+        if any(max(ids) >= known for row in features["input_ids"] for ids in row):
+            raise InputError(f"the tokenizer doesn't belong to this model, whose encoder knows {known} tokens only")
         order = np.argsort(-np.asarray(features["length"]), kind="stable")  # batches of like length
         result: np.ndarray | None = None
         for first in range(0, len(order), batch_size):
@@ -177,14 +184,18 @@ def read_config(path: str) -> QABertConfig:
     except (OSError, ValueError, TypeError) as error:  # a TypeError: JSON, but no object
         reason = "config.json can't be read" if folder.exists() else "no such folder, and not to be had from the hub"
         raise InputError(f"model '{path}': {reason}: {_first_line(error)}") from None
-    if values.get("model_type") != "qabert" or not values.get("tasks"):
-        kind = values.get("model_type")
+    kind = values.get("model_type") if isinstance(values, dict) else type(values).__name__
+    if kind != "qabert" or not values.get("tasks"):
         raise InputError(f"model '{path}': config.json is of a '{kind}' model; expected one that qabert trained")
     try:
         config = QABertConfig.from_dict(values)
         for declared in config.tasks or []:
             Task.from_dict(declared, f"model '{path}', config.json, tasks")
         config.encoder_config()
+        if config.input_format not in FORMATS:
+            raise unknown("format", config.input_format, FORMATS, f"model '{path}', config.json, input_format")
+        if not isinstance(config.max_length, int) or config.max_length < 1:
+            raise ValueError(f"max_length is {config.max_length!r}; expected a whole number over 0")
     except InputError:
         raise
     except Exception as error:  # strict dataclasses raise classes of their own
@@ -212,7 +223,7 @@ def write_predictions(
         shares = np.stack([1 - answers, answers], axis=-1).tolist()
     names = [] if labels is None else ["label"]
     with whole_file(path) as file:
-        writer = csv.writer(file, lineterminator="\n")
+        writer = csv_writer(file)
         writer.writerow(["id", *names, "prediction", *(f"p({label})" for label in task.labels if shares[:1] != [[]])])
         for number, (row_id, prediction) in enumerate(zip(ids, predictions, strict=True)):
             known = [] if labels is None else [_named(task, labels[number])]

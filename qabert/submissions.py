@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -12,7 +11,7 @@ from typing import Any
 from tqdm.auto import tqdm
 
 from qabert.errors import InputError
-from qabert.files import whole_file
+from qabert.files import csv_writer, whole_file
 from qabert.inference import Predictor, write_submission
 from qabert.tasks import Task
 
@@ -99,7 +98,7 @@ def write_answers(predictor: Predictor, task: Task, rows: Sequence[Row], output:
             print(json.dumps(answer, ensure_ascii=False))
         return
     with whole_file(output) as file:
-        writer = csv.writer(file, lineterminator="\n")
+        writer = csv_writer(file)
         texts = ["text_a", "text_b"] if task.pair else ["text_a"]
         writer.writerow([*texts, *(["value"] if task.range else ["label", *(f"p({name})" for name in task.labels)])])
         for row, answer in zip(rows, answers, strict=True):

@@ -159,7 +159,7 @@ def course_features(tokenizer, course_folder):
 
 @pytest.fixture
 def make_trainer(tmp_path, encoder_path, tokenizer, course_features):
-    """`make_trainer(trainer={...}, model={...}, **QABertTrainer's)`: a trainer of the paper's tasks, without dropout."""
+    """`make_trainer(trainer={...}, model={...}, **more)`: a trainer of the paper's tasks, without dropout."""
     from transformers import set_seed
 
     from qabert.modeling import QABertModel
@@ -202,9 +202,9 @@ def save_checkpoint(encoder_path, tokenizer):
         settings = {"input_format": "qa", "max_length": 128, "head_blocks": 1} | config
         model = QABertModel.from_encoder(encoder, tasks=declared, **settings)
         with torch.no_grad():
-            for weights in model.heads.parameters():
+            for name, weights in model.named_parameters():
                 if weights.dim() > 1:
-                    weights.mul_(10)  # answers that differ between rows
+                    weights.mul_(10 if name.startswith("heads") else 25)  # answers that differ between rows
         model.save_pretrained(folder)
         tokenizer.save_pretrained(folder)
         return str(folder)

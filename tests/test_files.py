@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import csv
+
 import pytest
 
 from qabert.errors import InputError
-from qabert.files import check_place, whole_file
+from qabert.files import check_place, csv_writer, whole_file
 
 
 def test_a_file_appears_only_when_it_is_whole(tmp_path):
@@ -38,6 +40,15 @@ def test_a_file_is_replaced(tmp_path):
     assert path.read_text() == "short"
 
 
+def test_a_csv_has_line_feeds_and_gives_back_carriage_returns(tmp_path):
+    rows = [["a\rb", "c\r\nd"], ['"e",\n', ""], ["\r", "\n"], ["f\r\n", "g"]]
+    with whole_file(tmp_path / "rows.csv") as file:
+        csv_writer(file).writerows(rows)
+    with (tmp_path / "rows.csv").open(newline="") as file:
+        assert list(csv.reader(file)) == rows
+    assert (tmp_path / "rows.csv").read_bytes().endswith(b",g\n")
+
+
 def test_a_place_that_can_be_written_is_left_as_it_is(tmp_path):
     check_place(tmp_path / "new" / "folder", folder=True)
     check_place(tmp_path / "new" / "file.csv")
@@ -55,7 +66,7 @@ def test_a_place_inside_a_file_is_refused(tmp_path, place, folder):
 
 def test_a_file_is_no_folder_and_a_folder_is_no_file(tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(InputError, match="expected a folder"):
+    with pytest.raises(InputError, match="is a file"):
         check_place(tmp_path / "file", folder=True)
-    with pytest.raises(InputError, match="expected a file"):
+    with pytest.raises(InputError, match="is a folder"):
         check_place(tmp_path)

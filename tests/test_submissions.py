@@ -112,8 +112,8 @@ def test_broken_lines_are_named_and_none_is_skipped(monkeypatch, text, task, mes
 @pytest.mark.parametrize(
     ("name", "text", "message"),
     [
-        ("rows.csv", "sentence\ngood\n \nbad,2\n", "rows.csv, line 4, column '#2': 2 fields"),
-        ("rows.csv", 'sentence\ngood\n""\n" "\n', "rows.csv, line 4, column 'sentence': expected a sentence"),
+        ("rows.csv", "sentence,n\ngood,1\n\nbad,2,3\n", "rows.csv, line 4, column '#3': 3 fields"),
+        ("rows.csv", 'sentence\ngood\n""\n" "\n', "rows.csv, line 3, column 'sentence': expected a sentence"),
         ("rows.csv", "text\ngood\n", "column 'sentence' is missing"),
         ("rows.csv", "sentence\n", "no rows"),
         ("rows.jsonl", '{"sentence": "good"}\n{"sentence": 3}\n', "line 2, column 'sentence'"),
@@ -202,7 +202,7 @@ def test_submissions_skip_broken_rows_and_say_so(trained, course_folder, tmp_pat
 
 def test_submissions_of_the_demo(trained, tmp_path):
     paths = list(write_submissions(trained, {"sst": SST}, "demo", tmp_path, 64, "cpu"))
-    assert [path.name for path in paths] == ["sst-dev-output.csv"]  # the demo has no test rows
+    assert [path.name for path in paths] == ["sst-dev-output.csv", "sst-test-output.csv"]
 
 
 def test_a_task_without_output_has_no_submission_file(tmp_path):

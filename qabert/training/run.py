@@ -23,7 +23,7 @@ from qabert.data.demo import DEMO_NOTE
 from qabert.data.prompts import PromptEncoder
 from qabert.data.sources import TaskData, load_data
 from qabert.data.summary import summarise, summary_text
-from qabert.errors import InputError
+from qabert.errors import InputError, loading_problem
 from qabert.evaluation.metrics import majority_baseline, multitask_score
 from qabert.evaluation.scores import result_table
 from qabert.files import whole_file
@@ -66,6 +66,8 @@ def train(args: RunArguments) -> dict[str, Any]:
             print(DEMO_NOTE)
         print(summary_text(summary), flush=True)
 
+    if main and args.overwrite and output.is_dir():  # not before all that could stop this run has been checked
+        shutil.rmtree(output)
     trainer = build_trainer(args, training_args, tasks, encoder, tokenizer, features)
     if main:
         write_marker(args, tasks, output)
@@ -137,18 +139,23 @@ def build_trainer(
 ) -> QABertTrainer:
     """A new model with a pretrained encoder, and its trainer."""
     set_seed(training_args.seed)
-    model = QABertModel.from_encoder(
-        encoder,
-        tasks=[task.to_dict() for task in tasks.values()],
-        input_format=args.format,
-        max_length=args.max_length,
-        head_blocks=args.head_blocks,
-        head_width=args.head_width,
-        head_dropout=args.head_dropout,
-        freeze_encoder=args.freeze_encoder,
-        dropout=args.dropout,
-        attn_implementation=args.attn_implementation,
-    )
+    try:
+        model = QABertModel.from_encoder(
+            encoder,
+            tasks=[task.to_dict() for task in tasks.values()],
+            input_format=args.format,
+            max_length=args.max_length,
+            head_blocks=args.head_blocks,
+            head_width=args.head_width,
+            head_dropout=args.head_dropout,
+            freeze_encoder=args.freeze_encoder,
+            dropout=args.dropout,
+            attn_implementation=args.attn_implementation,
+        )
+    except Exception as error:
+        if (problem := loading_problem(error)) is None:
+            raise
+        raise InputError(f"encoder '{encoder}' can't be loaded: {problem}") from None
     patience = args.early_stopping_patience
     return QABertTrainer(
         model,
@@ -202,7 +209,6 @@ def prepare_output(args: RunArguments, output: Path) -> str | None:
     if held and args.overwrite and main:
         if not (output / MARKER).is_file():
             raise InputError(f"output_dir {output} holds no {MARKER}, so it isn't a run of qabert; it is left as it is")
-        shutil.rmtree(output)
     elif held and args.resume == "never" and main:
         raise InputError(
             f"output_dir {output} already holds a run or other files: choose another --output_dir, go on with "
@@ -238,11 +244,19 @@ def _same_settings(args: RunArguments, output: Path) -> None:
         return
     before, now = read_yaml(output / MARKER), _described(args, args.load_tasks())
     for key in sorted(set(before) | set(now)):
-        if key not in _FREE and before.get(key) != now.get(key):
+        if key not in _FREE and _number(before.get(key)) != _number(now.get(key)):
             raise InputError(
                 f"key '{key}' was {before.get(key)!r} in the run that {output} holds and is {now.get(key)!r} now: "
                 "resume with the same settings, or choose another --output_dir"
             )
+
+
+def _number(value: Any) -> Any:
+    """The number that a text such as `5e-5` writes, which a flag and YAML leave a text; other values as they are."""
+    try:
+        return float(value) if isinstance(value, str) else value
+    except ValueError:
+        return value
 
 
 def _described(args: RunArguments, tasks: Mapping[str, Task]) -> dict[str, Any]:

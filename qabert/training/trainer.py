@@ -81,7 +81,7 @@ class QABertTrainer(Trainer):
         super().__init__(
             model=model,
             args=args,
-            data_collator=DataCollator(processing_class, pad_to_multiple_of=None if args.use_cpu else 8),
+            data_collator=DataCollator(processing_class, pad_to_multiple_of=8 if args.device.type == "cuda" else None),
             train_dataset=ConcatDataset(list(train.values())) if train else None,
             eval_dataset=dict(eval_dataset) if eval_dataset else None,
             processing_class=processing_class,

@@ -53,7 +53,7 @@ def test_one_segment_makes_one_row(tokenizer, input_format):
 def test_labels_come_first_and_keep_their_kind(tokenizer):
     """The Trainer takes the first tensor's first axis for the batch size."""
     batch = DataCollator(tokenizer)(features(tokenizer, labels=[1, 0]))
-    assert list(batch)[0] == "labels"
+    assert next(iter(batch)) == "labels"
     assert batch["labels"].dtype == torch.int64 and batch["labels"].tolist() == [1, 0]
     batch = DataCollator(tokenizer)(features(tokenizer, STS, labels=[0.5, 5.0]))
     assert batch["labels"].dtype.is_floating_point and batch["labels"].tolist() == [0.5, 5.0]

@@ -158,7 +158,7 @@ texts = st.text(min_size=1, max_size=30)
 @given(st.sampled_from(list(FORMATS)), st.lists(st.tuples(sentences, sentences), min_size=1, max_size=5))
 @settings(deadline=None, max_examples=40)
 def test_batch_is_its_rows_one_by_one(tokenizer, input_format, pairs):
-    encoder = PromptEncoder(input_format, tokenizer, PAIR, 32)
+    encoder = PromptEncoder(input_format, tokenizer, PAIR, 40)
     together = encoder(rows(*pairs))
     alone = [encoder(rows(pair)) for pair in pairs]
     assert together == {key: [value for one in alone for value in one[key]] for key in together}
@@ -185,15 +185,15 @@ def kept(ids, words, tokenizer):
     st.sampled_from(["joint", "qa"]),
     st.lists(st.sampled_from(A_WORDS), min_size=1, max_size=60),
     st.lists(st.sampled_from(B_WORDS), min_size=1, max_size=60),
-    st.integers(32, 70),
+    st.integers(36, 70),
 )
 @settings(deadline=None, max_examples=80)
 def test_pair_is_cut_from_its_longer_sentence(tokenizer, input_format, a, b, max_length):
     features = encode(input_format, tokenizer, PAIR, (" ".join(a), " ".join(b)), max_length=max_length)
     (((ids,),), (truncated,)) = features["input_ids"], features["truncated"]
     left_a, left_b = kept(ids, A_WORDS, tokenizer), kept(ids, B_WORDS, tokenizer)
-    assert 1 <= len(left_a) and left_a == a[: len(left_a)]
-    assert 1 <= len(left_b) and left_b == b[: len(left_b)]
+    assert len(left_a) >= 1 and left_a == a[: len(left_a)]
+    assert len(left_b) >= 1 and left_b == b[: len(left_b)]
     cut_a, cut_b = len(left_a) < len(a), len(left_b) < len(b)
     assert truncated == (cut_a or cut_b)
     assert len(ids) == max_length if truncated else len(ids) <= max_length
@@ -241,7 +241,7 @@ def test_no_text_is_too_much(tokenizer, plain_tokenizer, input_format, a, b, max
 def test_cut_ends_at_a_character_where_a_character_has_several_tokens(plain_tokenizer):
     features = encode("joint", plain_tokenizer, SST, ("€" * 9, None), max_length=10)
     ((ids,),) = features["input_ids"]
-    assert plain_tokenizer.decode(ids, skip_special_tokens=True) == "€€"
+    assert ids == by_hand(plain_tokenizer, "€€")
 
 
 def test_only_rows_that_are_too_long_are_marked(tokenizer):

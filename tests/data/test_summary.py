@@ -84,7 +84,7 @@ def test_summary_is_plain_enough_for_json(summary):
 
 def test_text_has_a_line_a_split_and_the_dropped_rows(summary):
     lines = summary_text(summary).splitlines()
-    assert lines[0].split() == "task split rows tokens mean / max truncated label shares".split()
+    assert " ".join(lines[0].split()) == "task split rows tokens mean / max truncated label shares"
     assert lines[2].startswith("sst   train     3             8 / 16          1  very negative 33.3%")
     assert lines[2].endswith("very positive 66.7%")
     assert lines[3] == "dropped from sst train: 1 row(s), sentiment: the label is missing"

@@ -104,6 +104,8 @@ def test_keys_that_the_package_sets_are_refused(key, tmp_path):
         ("bf16", "perhaps", "bf16"),
         ("lr_scheduler_type", "zigzag", "zigzag"),
         ("eval_strategy", "sometimes", "sometimes"),
+        ("accelerator_config", "nowhere.json", "nowhere.json"),
+        ("ddp_timeout", "9" * 25, "training arguments"),
         ("data", "", "'data' is empty"),
     ],
 )
@@ -145,7 +147,7 @@ def test_ways_to_write_a_flag_of_the_trainer():
 
 
 def test_an_abbreviated_flag_is_an_error_and_no_guess():
-    with pytest.raises(InputError, match="unknown key 'max_len'.*max_length"):
+    with pytest.raises(InputError, match=r"unknown key 'max_len'.*max_length"):
         parse(["--max_len", "64"])
 
 
@@ -157,7 +159,7 @@ def test_a_stray_word():
 def test_a_missing_recipe_lists_those_there_are(tmp_path, monkeypatch):
     monkeypatch.chdir(ROOT)
     recipe(tmp_path)
-    with pytest.raises(InputError, match="no such file.*there are:.*recipe.yaml.*demo.yaml"):
+    with pytest.raises(InputError, match=r"no such file.*there are:.*recipe.yaml.*demo.yaml"):
         parse([str(tmp_path / "recip.yaml")])
     with pytest.raises(InputError, match=r"did you mean 'scripts/recipes/demo.yaml'"):
         parse(["scripts/recipes/dmo.yaml"])
@@ -251,14 +253,14 @@ def test_help_lists_every_key_of_ours(help_run):
 
 
 OWN = [item.name for item in arguments._own_fields()]
-TRAINERS = (
-    "learning_rate num_train_epochs max_steps warmup_steps seed optim lr_scheduler_type lr_scheduler_kwargs bf16 fp16 "
-    "eval_strategy eval_steps save_strategy save_steps save_total_limit logging_steps logging_strategy report_to fsdp "
-    "fsdp_config deepspeed accelerator_config gradient_checkpointing gradient_accumulation_steps max_grad_norm "
-    "adam_beta1 weight_decay label_smoothing_factor dataloader_num_workers dataloader_prefetch_factor group_by_length "
-    "warmup_ratio ddp_backend debug optim_args torch_compile load_best_model_at_end parallelism_config hub_strategy "
-    "per_device_train_batch_size per_device_eval_batch_size tf32 neftune_noise_alpha include_for_metrics"
-).split()
+TRAINERS = """
+    learning_rate num_train_epochs max_steps warmup_steps seed optim lr_scheduler_type lr_scheduler_kwargs bf16 fp16
+    eval_strategy eval_steps save_strategy save_steps save_total_limit logging_steps logging_strategy report_to fsdp
+    fsdp_config deepspeed accelerator_config gradient_checkpointing gradient_accumulation_steps max_grad_norm
+    adam_beta1 weight_decay label_smoothing_factor dataloader_num_workers dataloader_prefetch_factor group_by_length
+    warmup_ratio ddp_backend debug optim_args torch_compile load_best_model_at_end parallelism_config hub_strategy
+    per_device_train_batch_size per_device_eval_batch_size tf32 neftune_noise_alpha include_for_metrics
+"""
 VALUES = st.one_of(
     st.sampled_from(["true", "false", "0", "1", "-1", "0.5", "1e-5", "nan", "inf", "-inf", "1e400", "9" * 30, "", " "]),
     st.sampled_from(["steps", "epoch", "no", "best", "null", "~", "[1, 2]", "{a: 1}", "{", "[", "a=1", "2020-13-45"]),
@@ -269,7 +271,11 @@ VALUES = st.one_of(
 
 
 @settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
-@given(st.lists(st.tuples(st.sampled_from([*OWN, *TRAINERS]) | st.text(max_size=8), VALUES, st.booleans()), max_size=4))
+@given(
+    st.lists(
+        st.tuples(st.sampled_from([*OWN, *TRAINERS.split()]) | st.text(max_size=8), VALUES, st.booleans()), max_size=4
+    )
+)
 def test_any_words_give_arguments_or_an_input_error(pairs):
     words = []
     for key, value, joined in pairs:
@@ -287,7 +293,7 @@ def test_any_words_give_arguments_or_an_input_error(pairs):
 @settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
 @given(
     st.dictionaries(
-        st.sampled_from([*OWN, *TRAINERS]),
+        st.sampled_from([*OWN, *TRAINERS.split()]),
         st.recursive(
             st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8),
             lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=4), inner, max_size=3),

@@ -34,11 +34,11 @@ def test_a_folder_of_a_model_and_a_hub_name_stay_what_they_are(encoder_path):
 
 
 def test_a_folder_that_is_not_a_models(tmp_path):
-    with pytest.raises(InputError, match="expected a folder with config.json"):
+    with pytest.raises(InputError, match=r"expected a folder with config.json"):
         find_encoder(str(tmp_path))
     file = tmp_path / "weights.bin"
     file.touch()
-    with pytest.raises(InputError, match="expected a folder with config.json"):
+    with pytest.raises(InputError, match=r"expected a folder with config.json"):
         find_encoder(str(file))
 
 
@@ -67,14 +67,14 @@ def test_positions(config, limit, expected):
 
 def test_max_length_up_to_the_encoders_positions(encoder_path):
     assert load_tokenizer(encoder_path, 128).is_fast
-    with pytest.raises(InputError, match="max_length 129 is over .* 128 positions"):
+    with pytest.raises(InputError, match=r"max_length 129 is over .* 128 positions"):
         load_tokenizer(encoder_path, 129)
 
 
 def test_a_hub_name_without_a_network_fails_at_once_and_says_what_to_do():
     start = time.monotonic()
     with pytest.raises(
-        InputError, match="encoder 'nobody/nothing' can't be had: .*--encoder a folder.*minilm"
+        InputError, match=r"encoder 'nobody/nothing' can't be had: .*--encoder a folder.*minilm"
     ) as caught:
         load_tokenizer("nobody/nothing", 64)
     assert time.monotonic() - start < 10
@@ -106,13 +106,16 @@ def test_a_config_that_names_no_known_model(tmp_path, tokenizer, text):
 
 def test_an_encoder_without_its_tokenizer(tmp_path):
     transformers.BertConfig(hidden_size=8, num_attention_heads=1).save_pretrained(tmp_path)
-    with pytest.raises(InputError, match="encoder"):
+    # transformers makes a tokenizer of five special tokens then, to which every word is unknown
+    with pytest.raises(InputError, match=r"has no tokenizer.*missing"):
         load_tokenizer(str(tmp_path), 64)
 
 
-@pytest.mark.parametrize("kind", ["vit", "whisper"])
-def test_a_model_that_does_not_read_text(tmp_path, tokenizer, kind):
-    config = {"vit": transformers.ViTConfig, "whisper": transformers.WhisperConfig}[kind]()
+@pytest.mark.parametrize("kind", ["vit", "whisper", "gpt2"])
+def test_a_model_whose_first_token_does_not_read_a_text(tmp_path, tokenizer, kind):
+    config = {"vit": transformers.ViTConfig, "whisper": transformers.WhisperConfig, "gpt2": transformers.GPT2Config}[
+        kind
+    ]()
     config.save_pretrained(tmp_path)
     tokenizer.save_pretrained(tmp_path)
     with pytest.raises(InputError, match=f"is a {kind} model"):
