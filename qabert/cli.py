@@ -110,22 +110,24 @@ def _predict(argv: Sequence[str]) -> None:
     )
     parser.add_argument("--output", help="with --file: write a CSV of answers there instead of printing JSON lines")
     parser.add_argument("--data", help="write the course's submission files for this folder's dev and test rows")
-    parser.add_argument("--output_dir", default="predictions", help="with --data: where to [predictions]")
+    parser.add_argument("--output_dir", help="with --data: where to [predictions]")
     args = parser.parse_intermixed_args(argv)  # sentences may stand before or after the flags
     given = [name for name, value in vars(args).items() if name in ("sentences", "file", "data") and value]
     if len(given) != 1:
         raise InputError("give one of: a sentence (or two), --file, --data" + (f"; got {given}" if given else ""))
+    for flag, partner in (("output", "file"), ("output_dir", "data")):
+        if getattr(args, flag) is not None and not getattr(args, partner):
+            raise InputError(f"--{flag} goes with --{partner}")
     from qabert.files import check_place
     from qabert.inference import Predictor, read_config
 
     tasks = _model_tasks(read_config(args.model), args.model, args.task)
     if args.data:
-        check_place(Path(args.output_dir), folder=True)
+        output_dir = Path(args.output_dir or "predictions")
+        check_place(output_dir, folder=True)
         from qabert.submissions import write_submissions
 
-        for path in write_submissions(
-            args.model, tasks, args.data, Path(args.output_dir), args.batch_size, args.device
-        ):
+        for path in write_submissions(args.model, tasks, args.data, output_dir, args.batch_size, args.device):
             print(path)
         return
     if len(tasks) > 1:

@@ -33,7 +33,8 @@ def loading_problem(error: Exception) -> str | None:
     Safetensors and tokenizers raise classes of their own for damaged files, or a bare `Exception`.
     """
     known = isinstance(error, OSError | ValueError | RuntimeError | LookupError | TypeError | AttributeError)
-    if not known and type(error).__module__.split(".")[0] not in ("safetensors", "tokenizers", "builtins"):
+    foreign = type(error).__module__.split(".")[0] in ("safetensors", "tokenizers") or type(error) is Exception
+    if "out of memory" in str(error) or not (known or foreign):
         return None
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return " ".join(lines[:2]) or type(error).__name__

@@ -190,7 +190,10 @@ def read_config(path: str) -> QABertConfig:
     try:
         config = QABertConfig.from_dict(values)
         for declared in config.tasks or []:
-            Task.from_dict(declared, f"model '{path}', config.json, tasks")
+            task = Task.from_dict(declared, f"model '{path}', config.json, tasks")
+            prior = (config.priors or {}).get(task.name)
+            if prior is not None and (len(prior) != len(task.labels) or not all(0 < share < 1 for share in prior)):
+                raise ValueError(f"priors of task '{task.name}': expected a share for each of its labels, got {prior}")
         config.encoder_config()
         if config.input_format not in FORMATS:
             raise unknown("format", config.input_format, FORMATS, f"model '{path}', config.json, input_format")

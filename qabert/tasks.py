@@ -88,6 +88,10 @@ class Task:
                 raise unknown("metric", metric, METRICS[self.problem], f"task '{self.name}', key 'metrics'")
         if self.output is not None:
             _set(self, "output", tuple(self.output))
+            if len(self.output) != 2 or not all(isinstance(part, str) and part for part in self.output):
+                raise self._error("output", f"expected [file's first part, column title]; got {list(self.output)}")
+            if not _NAME.fullmatch(self.output[0]):
+                raise self._error("output", f"'{self.output[0]}' can't be part of a file's name")
 
     @property
     def pair(self) -> bool:

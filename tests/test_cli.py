@@ -381,3 +381,17 @@ def test_ctrl_c_is_no_traceback(trained, monkeypatch, capsys):
         predict_main([trained, "ab"])
     assert stop.value.code == 130
     assert capsys.readouterr().err == "interrupted\n"
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--data", "demo", "--output", "x.csv"], "--output goes with --file"),
+        (["--file", "x.csv", "--output_dir", "x"], "--output_dir goes with --data"),
+    ],
+)
+def test_predict_ignores_no_flag(trained, flags, message, capsys):
+    with pytest.raises(SystemExit) as stop:
+        predict_main([str(trained), *flags])
+    assert stop.value.code == 2
+    assert message in capsys.readouterr().err

@@ -13,12 +13,13 @@ def run(code: str) -> str:
 @pytest.mark.parametrize("first", ["import qabert", "from transformers import AutoModel"])
 def test_automodel_knows_the_package_in_either_order_of_imports(first):
     code = f"{first}; import qabert; from transformers import AutoConfig, AutoModel; "
-    code += "config = AutoConfig.for_model('qabert'); print(type(config).__name__, type(config) in AutoModel._model_mapping)"
+    code += "kind = type(AutoConfig.for_model('qabert')); print(kind.__name__, kind in AutoModel._model_mapping)"
     assert run(code) == "QABertConfig True"
 
 
 def test_importing_the_package_and_its_command_line_costs_no_torch():
-    code = "import sys, qabert.cli, qabert.training.arguments; print({'torch', 'transformers', 'datasets'} & set(sys.modules))"
+    code = "import sys, qabert.cli, qabert.training.arguments; "
+    code += "print({'torch', 'transformers', 'datasets'} & set(sys.modules))"
     assert run(code) == "set()"
 
 

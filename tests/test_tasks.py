@@ -410,7 +410,9 @@ def tasks(draw):
         "files": draw(st.fixed_dictionaries({}, optional={"train": words, "dev": words})),
         "hub": draw(st.fixed_dictionaries({}, optional={"path": words, "splits": st.dictionaries(words, words)})),
         "metrics": draw(st.lists(st.sampled_from(METRICS[problem]), max_size=2)),
-        "output": draw(st.none() | st.tuples(words, words)),
+        "output": draw(
+            st.none() | st.tuples(st.from_regex(r"[A-Za-z][A-Za-z0-9_-]{0,20}", fullmatch=True), words.filter(bool))
+        ),
     }
     if draw(st.booleans()):
         fields = draw(st.permutations(["{text_a}"] + ["{text_b}"] * ("text_b" in columns)))
@@ -513,3 +515,9 @@ def test_messages_are_one_line(tmp_path):
     with pytest.raises(InputError) as raised:
         load_tasks(write(tmp_path, "tasks:\n  sst: [1\n"))
     assert not re.search(r"\n|Traceback", str(raised.value))
+
+
+@pytest.mark.parametrize("output", [("x",), ("a", "b", "c"), ("", "title"), ("../up", "title"), ("x", 1)])
+def test_output_is_a_part_of_a_file_name_and_a_title(output):
+    with pytest.raises(InputError, match="task 't', key 'output'"):
+        Task(name="t", problem="binary", question="?", output=output)

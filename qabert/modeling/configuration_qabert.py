@@ -19,6 +19,8 @@ class QABertConfig(PreTrainedConfig):
         head_width: Width of those blocks; None means the encoder's hidden size.
         head_dropout: Dropout inside the heads (paper: 0.1).
         freeze_encoder: Train the heads only.
+        priors: Share of each label in the rows, by task, where training drew the labels evenly and answers should know
+            the difference (see `losses.with_prior`).
     """
 
     model_type = "qabert"
@@ -31,6 +33,7 @@ class QABertConfig(PreTrainedConfig):
     head_width: int | None = None
     head_dropout: float = 0.1
     freeze_encoder: bool = False
+    priors: dict[str, list[float]] | None = None
     initializer_range: float = 0.02
 
     def encoder_config(self) -> PreTrainedConfig:

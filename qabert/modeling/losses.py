@@ -47,6 +47,21 @@ LOSSES: dict[str, Callable[[torch.Tensor, torch.Tensor, Sequence[float] | None],
 }
 
 
+def with_prior(logits: torch.Tensor, problem: str, prior: Sequence[float]) -> torch.Tensor:
+    """Logits of a model that was trained on evenly drawn labels, for rows whose labels have other shares.
+
+    By Bayes' rule the posterior under the shares p_k instead of 1 / K is the softmax of `logits_k + log p_k` (Saerens
+    et al., 2002); for a binary task's one logit it is the sigmoid of `logit + log p_1 - log p_0`.
+
+    Args:
+        logits: `(batch, outputs)`.
+        problem: `classification` or `binary`.
+        prior: Share of each label, none of them 0.
+    """
+    shift = torch.tensor(prior, dtype=logits.dtype, device=logits.device).log()
+    return logits + (shift if problem == "classification" else shift[1] - shift[0])
+
+
 def activate(logits: torch.Tensor, problem: str, task_range: Sequence[float] | None) -> torch.Tensor:
     """What a user reads instead of logits.
 

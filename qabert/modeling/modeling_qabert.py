@@ -13,7 +13,7 @@ from transformers.utils import ModelOutput
 
 from .configuration_qabert import QABertConfig
 from .heads import Head
-from .losses import LOSSES, activate
+from .losses import LOSSES, activate, with_prior
 
 
 @dataclass
@@ -175,8 +175,10 @@ class QABertModel(PreTrainedModel):
         return QABertOutput(loss=loss, logits=logits, embedding=embedding)
 
     def answers(self, logits: torch.Tensor, task: str) -> torch.Tensor:
-        """Probabilities, or values in the task's unit, of logits: see `losses.activate`."""
+        """Probabilities, or values in the task's unit, of logits: see `losses.activate` and `losses.with_prior`."""
         declared = self.config.task(task)
+        if (prior := (self.config.priors or {}).get(task)) is not None:
+            logits = with_prior(logits, declared["problem"], prior)
         return activate(logits, declared["problem"], declared.get("range"))
 
 

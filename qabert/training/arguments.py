@@ -80,6 +80,7 @@ class RunArguments:
     order: str = _field("interleaved", "order of the tasks in an epoch; 'sequential' is the paper's", choices=ORDERS)
     examples_per_epoch: dict[str, int] = _field(dict, "rows an epoch draws, by task: quora=8000; all where not named")
     weighted_sampling: bool = _field(True, "draw rows with weight 1 / count(label)")
+    prior_correction: bool = _field(True, "after weighted sampling: answer with the rows' own label shares")
     eval_examples: dict[str, int] = _field(dict, "dev rows scored during training, by task; the end scores all")
     head_blocks: int = _field(4, "Linear-LayerNorm-Dropout-ReLU blocks in a head", low=0, high=64)
     head_width: int | None = _field(
@@ -300,6 +301,6 @@ def _value(text: str) -> Any:
     """A flag's text as YAML would read it; text that YAML can't read stays text."""
     try:
         value = yaml.safe_load(text)
-    except (yaml.YAMLError, ValueError):
+    except (yaml.YAMLError, ValueError, LookupError, TypeError, AttributeError):  # `!!bool x` and the like
         return text
     return value if isinstance(value, str | int | float | bool | list | dict) else text

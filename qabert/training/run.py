@@ -66,10 +66,10 @@ def train(args: RunArguments) -> dict[str, Any]:
             print(DEMO_NOTE)
         print(summary_text(summary), flush=True)
 
-    if main and args.overwrite and output.is_dir():  # not before all that could stop this run has been checked
-        shutil.rmtree(output)
     trainer = build_trainer(args, training_args, tasks, encoder, tokenizer, features)
     if main:
+        if args.overwrite and output.is_dir():  # not before all that could stop this run has been checked
+            shutil.rmtree(output)
         write_marker(args, tasks, output)
     dev = {name: features[name]["dev"] for name in tasks}
     untrained = None
@@ -149,6 +149,7 @@ def build_trainer(
             head_width=args.head_width,
             head_dropout=args.head_dropout,
             freeze_encoder=args.freeze_encoder,
+            priors=label_priors(tasks, features) if args.weighted_sampling and args.prior_correction else None,
             dropout=args.dropout,
             attn_implementation=args.attn_implementation,
         )
@@ -172,6 +173,16 @@ def build_trainer(
         head_learning_rate=args.head_learning_rate,
         callbacks=[EarlyStoppingCallback(patience)] if patience else [],
     )
+
+
+def label_priors(tasks: Mapping[str, Task], features: Mapping[str, Mapping[str, Any]]) -> dict[str, list[float]]:
+    """Share of each label in the training rows of every task with labels, as if each had been seen once more."""
+    return {
+        name: ((counts + 1) / (counts + 1).sum()).tolist()
+        for name, task in tasks.items()
+        if task.labels
+        for counts in [np.bincount(features[name]["train"]["labels"], minlength=len(task.labels))]
+    }
 
 
 def write_marker(args: RunArguments, tasks: Mapping[str, Task], output: Path) -> None:

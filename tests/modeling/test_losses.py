@@ -10,7 +10,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from qabert.modeling.losses import BOUND, LOSSES, activate, denormalise, normalise
+from qabert.modeling.losses import BOUND, LOSSES, activate, denormalise, normalise, with_prior
 from qabert.tasks import PROBLEMS
 
 LOW, HIGH = 0.0, 5.0
@@ -117,3 +117,14 @@ def test_regression_answer_is_in_the_users_unit(logit, value):
 
 def test_half_precision_logits_are_answered_in_single():
     assert activate(torch.zeros(1, 1, dtype=torch.bfloat16), "binary", None).dtype == torch.float32
+
+
+@pytest.mark.parametrize("problem", ["classification", "binary"])
+def test_with_prior_is_bayes_rule(problem):
+    # Two classes with known densities: the model trained on even shares answers f1 / (f0 + f1).
+    prior, densities = np.array([0.8, 0.2]), np.array([0.3, 1.7])
+    even = np.log(densities)
+    logits = tensor([even.tolist()]) if problem == "classification" else tensor([[even[1] - even[0]]])
+    expected = prior[1] * densities[1] / (prior * densities).sum()
+    answer = activate(with_prior(logits, problem, prior.tolist()), problem, None)
+    assert (answer[0, 1] if problem == "classification" else answer[0]).item() == pytest.approx(expected, rel=1e-5)

@@ -135,6 +135,16 @@ def test_regression_answers_are_in_the_users_unit(bert):
     assert output.loss.item() == pytest.approx(0, abs=1e-9)
 
 
+def test_answers_know_the_priors_of_their_task_only(bert):
+    model = build(bert)
+    logits = torch.zeros(1, 5)
+    even = model.answers(logits, "sst")
+    model.config.priors = {"sst": [0.1, 0.2, 0.3, 0.25, 0.15]}
+    torch.testing.assert_close(model.answers(logits, "sst"), torch.tensor([[0.1, 0.2, 0.3, 0.25, 0.15]]))
+    assert even.tolist()[0] == pytest.approx([0.2] * 5)
+    assert model.answers(torch.zeros(1, 1), "quora").item() == 0.5
+
+
 def test_only_task_need_not_be_named(bert):
     assert build(bert, tasks=[SST.to_dict()])(**batch()).logits.shape == (4, 5)
 

@@ -154,9 +154,27 @@ def test_overwrite_deletes_a_run_and_nothing_else(finished, words, tmp_path, no_
         with pytest.raises(InputError):
             train(parse([*keys, *wrong]))
         assert (run / "metrics.json").is_file(), "a typing error costs no run"
-    with pytest.raises(ModelLoaded):  # everything is checked by then
+    with pytest.raises(ModelLoaded):  # what stops here, say a damaged encoder, costs no run either
         train(parse(keys))
-    assert not run.exists()
+    assert (run / "metrics.json").is_file()
+
+
+def test_overwrite_deletes_the_old_run(words, tmp_path):
+    run = tmp_path / "run"
+    run.mkdir()
+    for name in ("arguments.yaml", "stale.txt"):
+        (run / name).write_text("{}")
+    result = train(
+        parse([*words, "--output_dir", str(run), "--overwrite", "--num_train_epochs", "1", "--tasks", "sst"])
+    )
+    assert not (run / "stale.txt").exists()
+    assert json.loads((run / "metrics.json").read_text(encoding="utf-8"))["score"] == result["score"]
+    # Labels were drawn evenly, so the checkpoint knows the rows' own shares.
+    priors = json.loads((run / "config.json").read_text(encoding="utf-8"))["priors"]
+    assert set(priors) == {"sst"}
+    counts = [share * (48 + 5) - 1 for share in priors["sst"]]
+    assert counts == pytest.approx([round(count) for count in counts])
+    assert sum(counts) == pytest.approx(48)
 
 
 def test_overwrite_and_resume_together(finished, words, no_model):
