@@ -12,10 +12,10 @@ from typing import Any, ClassVar
 import datasets
 import evaluate
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from qabert.errors import unknown
-from qabert.evaluation.metrics import METRIC_FUNCTIONS, _task_columns, multitask_score
+from qabert.evaluation.metrics import METRIC_FUNCTIONS, multitask_score, task_columns
 from qabert.tasks import Task
 
 _CITATION = """\
@@ -135,6 +135,45 @@ class MultitaskScore(_Metric):
             rows = names == name
             if not rows.any():
                 raise ValueError(f"task '{name}' has no rows to score")
-            scores[name] = METRIC_FUNCTIONS[task.score](*_task_columns(task, predictions[rows], references[rows]))
+            scores[name] = METRIC_FUNCTIONS[task.score](*task_columns(task, predictions[rows], references[rows]))
             parts[f"{name}_{task.score}"] = scores[name]
         return {"score": multitask_score(scores)} | parts
+
+
+def load_metric(name: str) -> evaluate.Metric:
+    """A new `evaluate.Metric` by its name; works offline and touches no files.
+
+    Raises:
+        InputError: There is no such metric.
+
+    Example:
+        >>> load_metric("accuracy").compute(predictions=[0, 1], references=[1, 1])
+        {'accuracy': 0.5}
+    """
+    if name not in METRICS:
+        raise unknown("metric", name, METRICS)
+    return METRICS[name]()
+
+
+def task_metrics(task: Task, predictions: ArrayLike, references: ArrayLike) -> dict[str, float]:
+    """All of a task's metrics, in the task's order.
+
+    Args:
+        task: Says which metrics, and which labels there are.
+        predictions: Class indices (classification, binary) or numbers in the task's unit, shape `(rows,)`.
+        references: The same for the true labels.
+
+    Raises:
+        ValueError: Values that no metric can judge (NaN, say); the message names the task.
+
+    Example:
+        >>> from qabert.tasks import SST
+        >>> task_metrics(SST, [0, 4], [0, 4])
+        {'accuracy': 1.0, 'macro_f1': 1.0}
+    """
+    predicted, true = task_columns(task, predictions, references)
+    # `evaluate.combine` would first have each metric write and read its own copy; that is all it would add here.
+    scores: dict[str, float] = {}
+    for name in task.metrics:
+        scores |= load_metric(name).compute(predictions=predicted, references=true)
+    return scores

@@ -15,11 +15,10 @@ from numpy.typing import ArrayLike, NDArray
 from scipy import stats
 from sklearn.metrics import f1_score
 
-from qabert.errors import unknown
 from qabert.tasks import Task
 
 if TYPE_CHECKING:
-    import evaluate
+    pass
 
 
 def accuracy(predictions: ArrayLike, references: ArrayLike) -> float:
@@ -128,47 +127,6 @@ METRIC_FUNCTIONS: dict[str, Callable[[ArrayLike, ArrayLike], float]] = {
 }
 
 
-def load_metric(name: str) -> evaluate.Metric:
-    """A new `evaluate.Metric` by its name; works offline and touches no files.
-
-    Raises:
-        InputError: There is no such metric.
-
-    Example:
-        >>> load_metric("accuracy").compute(predictions=[0, 1], references=[1, 1])
-        {'accuracy': 0.5}
-    """
-    if name not in METRIC_FUNCTIONS:
-        raise unknown("metric", name, METRIC_FUNCTIONS)
-    from qabert.evaluation import hf_metrics
-
-    return hf_metrics.METRICS[name]()
-
-
-def task_metrics(task: Task, predictions: ArrayLike, references: ArrayLike) -> dict[str, float]:
-    """All of a task's metrics, in the task's order.
-
-    Args:
-        task: Says which metrics, and which labels there are.
-        predictions: Class indices (classification, binary) or numbers in the task's unit, shape `(rows,)`.
-        references: The same for the true labels.
-
-    Raises:
-        ValueError: Values that no metric can judge (NaN, say); the message names the task.
-
-    Example:
-        >>> from qabert.tasks import SST
-        >>> task_metrics(SST, [0, 4], [0, 4])
-        {'accuracy': 1.0, 'macro_f1': 1.0}
-    """
-    predicted, true = _task_columns(task, predictions, references)
-    # `evaluate.combine` would first have each metric write and read its own copy; that is all it would add here.
-    scores: dict[str, float] = {}
-    for name in task.metrics:
-        scores |= load_metric(name).compute(predictions=predicted, references=true)
-    return scores
-
-
 def multitask_score(scores: Mapping[str, float]) -> float:
     """The number that selects the best model: the mean of every task's first metric.
 
@@ -211,13 +169,13 @@ def majority_baseline(task: Task, train_labels: ArrayLike, references: ArrayLike
     """
     if not np.size(train_labels):
         raise ValueError(f"task '{task.name}': there are no training labels")
-    labels, _ = _task_columns(task, train_labels, train_labels)
+    labels, _ = task_columns(task, train_labels, train_labels)
     answer = labels.mean() if task.problem == "regression" else np.bincount(labels).argmax()
-    predicted, true = _task_columns(task, np.full(np.shape(references), answer), references)
+    predicted, true = task_columns(task, np.full(np.shape(references), answer), references)
     return {name: METRIC_FUNCTIONS[name](predicted, true) for name in task.metrics}
 
 
-def _task_columns(task: Task, predictions: ArrayLike, references: ArrayLike) -> tuple[NDArray, NDArray]:
+def task_columns(task: Task, predictions: ArrayLike, references: ArrayLike) -> tuple[NDArray, NDArray]:
     try:
         if task.problem == "regression":
             return _columns(predictions, references)

@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 from tqdm.auto import tqdm
 
-from qabert.evaluation.metrics import task_metrics
 from qabert.inference import Predictor, decide
 from qabert.tables import table
 from qabert.tasks import Task
@@ -27,6 +26,10 @@ def answer_rows(predictor: Predictor, task: str, rows: Iterable[Mapping[str, Any
 
 def score_answers(task: Task, answers: np.ndarray, labels: Any) -> dict[str, float]:
     """The task's metrics of answers (see `modeling.losses.activate`) against labels."""
+    from qabert.evaluation.hf_metrics import (
+        task_metrics,  # `evaluate` takes seconds to import, and answers don't need it
+    )
+
     return task_metrics(task, decide(task, answers), np.asarray(labels))
 
 

@@ -16,8 +16,8 @@ from transformers.trainer_utils import speed_metrics
 from qabert.data.collator import DataCollator
 from qabert.data.sampling import TaskBatchSampler, TaskRows, strata
 from qabert.errors import InputError
-from qabert.evaluation.metrics import multitask_score, task_metrics
-from qabert.inference import decide
+from qabert.evaluation.metrics import multitask_score
+from qabert.evaluation.scores import score_answers
 from qabert.modeling.losses import LOSSES
 from qabert.tasks import Task
 from qabert.training.callbacks import SamplerEpoch, ScoreLines
@@ -207,7 +207,7 @@ class QABertTrainer(Trainer):
             task = self.tasks[name]
             # Not the loop's own loss: with several processes it counts the rows that fill up their last batches.
             loss = LOSSES[task.problem](torch.from_numpy(logits), torch.from_numpy(labels), task.range).item()
-            scores = task_metrics(task, decide(task, self.answers(name)), labels)
+            scores = score_answers(task, self.answers(name), labels)
             losses.append(loss)
             firsts[name] = scores[task.score]
             rows, steps = rows + len(labels), steps + batches

@@ -20,12 +20,11 @@ from sklearn import metrics as sk
 
 from qabert.errors import InputError
 from qabert.evaluation import hf_metrics, metrics
+from qabert.evaluation.hf_metrics import load_metric, task_metrics
 from qabert.evaluation.metrics import (
     METRIC_FUNCTIONS,
-    load_metric,
     majority_baseline,
     multitask_score,
-    task_metrics,
 )
 from qabert.tasks import METRICS, PAPER_TASKS, QUORA, SST, STS, Task
 
@@ -216,7 +215,7 @@ def test_no_files_and_no_network(tmp_path):
     """Two processes that share a home (here a fresh one, in turn) can't meet in a file: there is none."""
     code = (
         "import socket, sys; socket.socket.connect = lambda *_: sys.exit('network')\n"
-        "from qabert.evaluation.metrics import task_metrics; from qabert.tasks import PAPER_TASKS\n"
+        "from qabert.evaluation.hf_metrics import task_metrics; from qabert.tasks import PAPER_TASKS\n"
         "for task in PAPER_TASKS.values(): task_metrics(task, [0, 1, 1], [0, 1, 0])\n"
     )
     home = tmp_path / "home"
