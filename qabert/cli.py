@@ -108,16 +108,17 @@ def _predict(argv: Sequence[str]) -> None:
     parser.add_argument(
         "--file", help="rows: csv, tsv, jsonl, parquet, or text ('-': standard input) with a row a line"
     )
-    parser.add_argument("--output", help="with --file: write a CSV of answers there instead of printing JSON lines")
+    parser.add_argument("--output", help="write a CSV of answers there instead of printing JSON lines")
     parser.add_argument("--data", help="write the course's submission files for this folder's dev and test rows")
     parser.add_argument("--output_dir", help="with --data: where to [predictions]")
     args = parser.parse_intermixed_args(argv)  # sentences may stand before or after the flags
     given = [name for name, value in vars(args).items() if name in ("sentences", "file", "data") and value]
     if len(given) != 1:
         raise InputError("give one of: a sentence (or two), --file, --data" + (f"; got {given}" if given else ""))
-    for flag, partner in (("output", "file"), ("output_dir", "data")):
-        if getattr(args, flag) is not None and not getattr(args, partner):
-            raise InputError(f"--{flag} goes with --{partner}")
+    if args.output_dir is not None and not args.data:
+        raise InputError("--output_dir goes with --data; answers to sentences and files go to --output")
+    if args.output is not None and args.data:
+        raise InputError("--output goes with sentences and --file; with --data use --output_dir")
     from qabert.files import check_place
     from qabert.inference import Predictor, read_config
 

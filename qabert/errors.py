@@ -32,7 +32,9 @@ def loading_problem(error: Exception) -> str | None:
 
     Safetensors and tokenizers raise classes of their own for damaged files, or a bare `Exception`.
     """
-    known = isinstance(error, OSError | ValueError | RuntimeError | LookupError | TypeError | AttributeError)
+    known = isinstance(
+        error, OSError | ValueError | RuntimeError | LookupError | TypeError | AttributeError | ArithmeticError
+    )
     foreign = type(error).__module__.split(".")[0] in ("safetensors", "tokenizers") or type(error) is Exception
     if "out of memory" in str(error) or not (known or foreign):
         return None

@@ -386,7 +386,7 @@ def test_ctrl_c_is_no_traceback(trained, monkeypatch, capsys):
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (["--data", "demo", "--output", "x.csv"], "--output goes with --file"),
+        (["--data", "demo", "--output", "x.csv"], "--output goes with sentences and --file"),
         (["--file", "x.csv", "--output_dir", "x"], "--output_dir goes with --data"),
     ],
 )

@@ -299,7 +299,7 @@ def _label(task: Task, value: object, needed: bool) -> int | float | None:
         if isinstance(value, list | dict):
             raise ValueError(f"expected a label, got {type(value).__name__}")
         return task.parse_label(value)
-    except (ValueError, OverflowError) as error:  # an integer of JSON may be too large for a float
+    except ValueError as error:
         if needed:
             raise ValueError(str(error)) from None
         return None  # an unlabelled split may hold -1 or nothing

@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -135,6 +136,8 @@ class RunArguments:
             if key not in names:
                 known = names - set(FIXED) - _REFUSED | {item.name for item in _own_fields()}
                 raise InputError(f"unknown key '{key}'{suggest(key, known)}; --help lists the keys")
+        if self.trainer.get("ddp_backend") and int(os.environ.get("WORLD_SIZE", "1")) == 1:
+            raise InputError("key 'ddp_backend' is for several processes: start them with torchrun --nproc-per-node N")
         words: list[str] = []
         for key, value in (TRAINER_DEFAULTS | self.trainer).items():
             if value is not None:

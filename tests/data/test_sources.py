@@ -119,7 +119,7 @@ def test_broken_rows_are_skipped_counted_and_named(tmp_path):
         ({"sentence": "x", "label": None}, "label", "the label is missing"),
         ({"sentence": "x", "label": "bad"}, "label", "label 'bad' is none of sad, glad"),
         ({"sentence": "x", "label": float("nan")}, "label", "label nan is none of"),
-        ({"sentence": "x", "label": 10**400}, "label", "too large"),
+        ({"sentence": "x", "label": 10**400}, "label", "sad, glad, nor a number from 0 to 1"),
         ({"sentence": "x", "label": [1]}, "label", "expected a label, got list"),
         ({"sentence": "x", "label": 1, "key": {}}, "key", "expected text or a number, got dict"),
         ({"sentence": "x", "label": 1, "key": "\udfff"}, "key", "half a surrogate pair"),

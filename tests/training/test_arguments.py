@@ -309,3 +309,9 @@ def test_any_recipe_gives_arguments_or_an_input_error(tmp_path_factory, keys):
         parse([str(path)]).training_arguments()
     except InputError as error:
         assert str(error).strip()
+
+
+def test_a_backend_for_several_processes_needs_several(monkeypatch):
+    monkeypatch.delenv("WORLD_SIZE", raising=False)
+    with pytest.raises(InputError, match="key 'ddp_backend'.*torchrun"):
+        parse(["--ddp_backend", "gloo", "--use_cpu", "true"])
