@@ -140,6 +140,8 @@ class RunArguments:
             raise InputError("key 'ddp_backend' is for several processes: start them with torchrun --nproc-per-node N")
         words: list[str] = []
         for key, value in (TRAINER_DEFAULTS | self.trainer).items():
+            if key.endswith("_strategy") and value is False:
+                value = "no"  # what YAML makes of a bare no
             if value is not None:
                 parts = value if isinstance(value, list) else [value]
                 words += [f"--{key}", *(json.dumps(p) if isinstance(p, dict | bool) else str(p) for p in parts)]
