@@ -313,7 +313,7 @@ def test_any_recipe_gives_arguments_or_an_input_error(tmp_path_factory, keys):
 
 def test_a_backend_for_several_processes_needs_several(monkeypatch):
     monkeypatch.delenv("WORLD_SIZE", raising=False)
-    with pytest.raises(InputError, match="key 'ddp_backend'.*torchrun"):
+    with pytest.raises(InputError, match=r"key 'ddp_backend'.*torchrun"):
         parse(["--ddp_backend", "gloo", "--use_cpu", "true"])
 
 
@@ -322,6 +322,6 @@ def test_a_strategy_may_be_no(tmp_path, place):
     # YAML reads a bare no as false.
     recipe = tmp_path / "r.yaml"
     recipe.write_text("eval_strategy: no\nsave_strategy: no\nload_best_model_at_end: false\n")
-    flags = "--eval_strategy no --save_strategy no --load_best_model_at_end false".split()
+    flags = ["--eval_strategy", "no", "--save_strategy", "no", "--load_best_model_at_end", "false"]
     args = parse([str(recipe)] if place == "recipe" else flags).training_arguments()
     assert (args.eval_strategy.value, args.save_strategy.value) == ("no", "no")
