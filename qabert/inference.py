@@ -197,6 +197,8 @@ def read_config(path: str) -> QABertConfig:
         config.encoder_config()
         if config.input_format not in FORMATS:
             raise unknown("format", config.input_format, FORMATS, f"model '{path}', config.json, input_format")
+        if config.pooling not in ("first", "mean"):
+            raise unknown("pooling", config.pooling, ("first", "mean"), f"model '{path}', config.json, pooling")
         if not isinstance(config.max_length, int) or config.max_length < 1:
             raise ValueError(f"max_length is {config.max_length!r}; expected a whole number over 0")
     except InputError:

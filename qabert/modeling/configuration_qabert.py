@@ -19,6 +19,7 @@ class QABertConfig(PreTrainedConfig):
         head_width: Width of those blocks; None means the encoder's hidden size.
         head_dropout: Dropout inside the heads (paper: 0.1).
         freeze_encoder: Train the heads only.
+        pooling: How a sentence's token states become its embedding: `first` (the first token's, the paper's) or `mean`.
         priors: Share of each label in the rows, by task, where training drew the labels evenly and answers should know
             the difference (see `losses.with_prior`).
     """
@@ -33,6 +34,7 @@ class QABertConfig(PreTrainedConfig):
     head_width: int | None = None
     head_dropout: float = 0.1
     freeze_encoder: bool = False
+    pooling: str = "first"
     priors: dict[str, list[float]] | None = None
     initializer_range: float = 0.02
 

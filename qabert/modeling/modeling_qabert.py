@@ -23,7 +23,7 @@ class QABertOutput(ModelOutput):
     Args:
         loss: Scalar, the mean over the batch; only where labels were given.
         logits: `(batch, outputs)`.
-        embedding: `(batch, segments × hidden)`: the first token's final hidden state, a pair's two side by side.
+        embedding: `(batch, segments × hidden)`: the pooled final hidden states, a pair's two side by side.
     """
 
     loss: torch.Tensor | None = None
@@ -134,8 +134,8 @@ class QABertModel(PreTrainedModel):
         if token_type_ids is not None:
             inputs["token_type_ids"] = token_type_ids
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.config.freeze_encoder):
-            first = self.encoder(**inputs).last_hidden_state[:, 0]
-        return torch.cat(first.chunk(segments), dim=-1) if segments > 1 else first
+            pooled = pool(self.encoder(**inputs).last_hidden_state, attention_mask, self.config.pooling)
+        return torch.cat(pooled.chunk(segments), dim=-1) if segments > 1 else pooled
 
     def forward(
         self,
@@ -180,6 +180,22 @@ class QABertModel(PreTrainedModel):
         if (prior := (self.config.priors or {}).get(task)) is not None:
             logits = with_prior(logits, declared["problem"], prior)
         return activate(logits, declared["problem"], declared.get("range"))
+
+
+def pool(states: torch.Tensor, attention_mask: torch.Tensor | None, pooling: str) -> torch.Tensor:
+    """Embeddings `(batch, hidden)` of final hidden states `(batch, length, hidden)`.
+
+    Raises:
+        ValueError: `pooling` is neither `first` nor `mean`.
+    """
+    if pooling == "first":
+        return states[:, 0]
+    if pooling != "mean":
+        raise ValueError(f"config key 'pooling' has {pooling!r}; expected 'first' or 'mean'")
+    if attention_mask is None:
+        return states.mean(1)
+    mask = attention_mask.unsqueeze(-1).to(states.dtype)
+    return (states * mask).sum(1) / mask.sum(1).clamp(min=1)
 
 
 def set_dropout(encoder_config: Any, dropout: float) -> None:

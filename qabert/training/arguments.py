@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from transformers import TrainingArguments
 
 FORMATS = ("separate", "joint", "qa")
+POOLINGS = ("first", "mean")
 ORDERS = ("sequential", "interleaved", "annealed")
 
 #: Defaults of ours where the Trainer's differ.
@@ -83,6 +84,7 @@ class RunArguments:
     weighted_sampling: bool = _field(True, "draw rows with weight 1 / count(label)")
     prior_correction: bool = _field(True, "after weighted sampling: answer with the rows' own label shares")
     eval_examples: dict[str, int] = _field(dict, "dev rows scored during training, by task; the end scores all")
+    pooling: str = _field("first", "sentence embedding: the first token's state or the mean of all", choices=POOLINGS)
     head_blocks: int = _field(4, "Linear-LayerNorm-Dropout-ReLU blocks in a head", low=0, high=64)
     head_width: int | None = _field(
         None, "width of those blocks; the encoder's hidden size if unset", low=1, high=16384

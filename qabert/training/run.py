@@ -46,7 +46,8 @@ def train(args: RunArguments) -> dict[str, Any]:
 
     Returns:
         What `metrics.json` holds: `score`, the scores by task of the trained model, of the majority class and (with
-        `score_untrained`) of the untrained model, the data summary, the history of evaluations, times and versions.
+        `score_untrained`) of the untrained model, the data summary, the history of logged losses and scores, times and
+        versions.
 
     Raises:
         InputError: Anything that the user gave can't work.
@@ -94,7 +95,7 @@ def train(args: RunArguments) -> dict[str, Any]:
         "train_seconds": round(seconds, 1),
         "train_examples_per_second": round(trained.metrics.get("train_samples_per_second", 0.0), 1),
         "data": summary,
-        "history": [entry for entry in trainer.state.log_history if "eval_score" in entry],
+        "history": trainer.state.log_history,
         "arguments": _described(args, tasks),
         "versions": {name: version(name) for name in ("torch", "transformers", "datasets", "accelerate", "evaluate")}
         | {"python": platform.python_version()},
@@ -149,6 +150,7 @@ def build_trainer(
             head_width=args.head_width,
             head_dropout=args.head_dropout,
             freeze_encoder=args.freeze_encoder,
+            pooling=args.pooling,
             priors=label_priors(tasks, features) if args.weighted_sampling and args.prior_correction else None,
             dropout=args.dropout,
             attn_implementation=args.attn_implementation,

@@ -82,6 +82,23 @@ def test_embedding_is_the_first_tokens_final_hidden_state(encoder):
         assert torch.equal(model(**given, task="sst").embedding, hidden[:, 0])
 
 
+def test_mean_pooling_is_the_mean_of_the_tokens_without_padding(encoder):
+    model, given = build(encoder, pooling="mean", input_format="separate").eval(), batch(4, 12)
+    with torch.no_grad():
+        hidden = model.encoder(**given).last_hidden_state
+        lengths = given["attention_mask"].sum(1).tolist()
+        assert len(set(lengths)) > 1
+        means = torch.stack([row[:length].mean(0) for row, length in zip(hidden, lengths, strict=True)])
+        torch.testing.assert_close(model(**given, task="sst").embedding, means)
+        pair = model(**given, task="sts").embedding
+        torch.testing.assert_close(pair, torch.cat([means[:2], means[2:]], dim=-1))
+
+
+def test_unknown_pooling_is_named(bert):
+    with pytest.raises(ValueError, match="'pooling' has 'max'"):
+        build(bert, pooling="max")(**batch(4), task="sst")
+
+
 def test_segments_lie_side_by_side(bert):
     model = build(bert, input_format="separate").eval()
     given = batch(8)
