@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 FORMATS = ("separate", "joint", "qa")
 POOLINGS = ("first", "mean")
 ORDERS = ("sequential", "interleaved", "annealed")
+TRIPLET_LOSSES = ("none", "equation1", "ranking")
 
 #: Defaults of ours where the Trainer's differ.
 TRAINER_DEFAULTS: dict[str, Any] = {
@@ -98,6 +99,11 @@ class RunArguments:
     attn_implementation: str | None = _field(None, "eager, sdpa, …; transformers chooses if unset")
     early_stopping_patience: int | None = _field(None, "stop after so many evaluations without a better score", low=1)
     score_untrained: bool = _field(False, "also score the model before training, for the result table")
+    triplet_loss: str = _field("none", "train the encoder on triplets first, with this loss", choices=TRIPLET_LOSSES)
+    triplet_epochs: int = _field(1, "epochs of that stage", low=1)
+    triplet_examples: dict[str, int] = _field(dict, "anchors its epoch draws, by task; all where not named")
+    triplet_batch_size: int = _field(16, "anchors, each with its positive and negatives, per device and batch", low=1)
+    triplet_learning_rate: float = _field(1e-5, "learning rate of that stage", low=1e-12)
     strict: bool = _field(False, "stop at the first broken row instead of skipping up to 1 %% of them")
     resume: str = _field("never", "'auto': go on from the newest checkpoint in output_dir, if any; or a checkpoint")
     overwrite: bool = _field(False, "delete the run that output_dir holds")
@@ -109,15 +115,19 @@ class RunArguments:
         for key, value in {"data": self.data, "encoder": self.encoder, "output_dir": self.output_dir}.items():
             if value == "":
                 raise InputError(f"key '{key}' is empty")
+        for item in _own_fields():
+            given = item.name.startswith("triplet_") and getattr(self, item.name) not in (item.default, {})
+            if given and self.triplet_loss == "none":
+                raise InputError(f"key '{item.name}' is of the triplet stage: set 'triplet_loss' too, or remove it")
 
     def load_tasks(self) -> dict[str, Task]:
-        """The declared tasks; also checks that `examples_per_epoch` and `eval_examples` name some of them.
+        """The declared tasks; also checks that the keys of rows by task name some of them.
 
         Raises:
             InputError: A task that can't be, or a name that no task has.
         """
         tasks = load_tasks(self.tasks)
-        for key in ("examples_per_epoch", "eval_examples"):
+        for key in ("examples_per_epoch", "eval_examples", "triplet_examples"):
             for name in getattr(self, key):
                 if name not in tasks:
                     raise unknown("task", name, tasks, f"key '{key}'")
@@ -265,10 +275,18 @@ def parse(argv: Sequence[str], description: str = "Train.") -> RunArguments:
     known, rest = build_parser(description).parse_known_args(flags)
     values = _read_recipe(Path(recipe)) if recipe is not None else {}
     values.update(vars(known))
+    return from_keys(values | flag_pairs(rest))
+
+
+def from_keys(values: Mapping[str, Any]) -> RunArguments:
+    """The arguments of a recipe's keys, ours and the Trainer's.
+
+    Raises:
+        InputError: An unknown key (the nearest one is suggested), a bad value.
+    """
     own = {item.name for item in _own_fields()}
-    other = {key: values.pop(key) for key in list(values) if key not in own}
-    other.update(_pairs(rest))
-    arguments = RunArguments(**values, trainer=other)
+    other = {key: value for key, value in values.items() if key not in own}
+    arguments = RunArguments(**{key: value for key, value in values.items() if key in own}, trainer=other)
     if other:
         arguments.training_arguments()  # imports transformers, so only where there is something to check
     return arguments
@@ -288,7 +306,7 @@ def _read_recipe(path: Path) -> dict[str, Any]:
     return values
 
 
-def _pairs(words: Sequence[str]) -> dict[str, Any]:
+def flag_pairs(words: Sequence[str]) -> dict[str, Any]:
     """`--key value`, `--key=value` and a bare `--key` (true) of keys that argparse doesn't know."""
     pairs: dict[str, Any] = {}
     key = None

@@ -33,6 +33,7 @@ from qabert.tasks import Task
 from qabert.training.arguments import RunArguments
 from qabert.training.encoders import find_encoder, load_tokenizer
 from qabert.training.trainer import QABertTrainer, check_world
+from qabert.training.triplets import CHECKPOINTS, STAGE, load_stage, stage_metrics, start_encoder, train_triplets
 from qabert.yaml_files import read_yaml
 
 #: Marks a folder as a run's, and is what a resumed run is compared with.
@@ -46,8 +47,8 @@ def train(args: RunArguments) -> dict[str, Any]:
 
     Returns:
         What `metrics.json` holds: `score`, the scores by task of the trained model, of the majority class and (with
-        `score_untrained`) of the untrained model, the data summary, the history of logged losses and scores, times and
-        versions.
+        `score_untrained`) of the untrained model, what the triplet stage measured, the data summary, the history of
+        logged losses and scores, times and versions.
 
     Raises:
         InputError: Anything that the user gave can't work.
@@ -58,8 +59,10 @@ def train(args: RunArguments) -> dict[str, Any]:
     checkpoint = prepare_output(args, output)
     training_args = args.training_arguments()
     check_world(training_args)
+    start_from = start_encoder(args, encoder, checkpoint)
     tokenizer = load_tokenizer(encoder, args.max_length)
     rows, features = load_features(args, tasks, tokenizer)
+    stage = load_stage(args, tasks, rows, tokenizer) if start_from is None else None
     summary = summarise(tasks, rows, features)
     main = training_args.process_index == 0
     if main:
@@ -67,11 +70,15 @@ def train(args: RunArguments) -> dict[str, Any]:
             print(DEMO_NOTE)
         print(summary_text(summary), flush=True)
 
-    trainer = build_trainer(args, training_args, tasks, encoder, tokenizer, features)
+    trainer = build_trainer(args, training_args, tasks, start_from or encoder, tokenizer, features)
     if main:
         if args.overwrite and output.is_dir():  # not before all that could stop this run has been checked
             shutil.rmtree(output)
         write_marker(args, tasks, output)
+    if stage is not None:  # the model was built to check it, and is built anew on what this stage makes of its encoder
+        latest = _newest_checkpoint(output / CHECKPOINTS) if args.resume == "auto" else None
+        start_from = train_triplets(stage, encoder, tokenizer, latest)
+        trainer = build_trainer(args, training_args, tasks, start_from, tokenizer, features)
     dev = {name: features[name]["dev"] for name in tasks}
     untrained = None
     if args.score_untrained:
@@ -91,6 +98,7 @@ def train(args: RunArguments) -> dict[str, Any]:
         "scores": scores,
         "untrained": untrained,
         "majority": majority,
+        "triplet": stage_metrics(start_from or encoder) if args.triplet_loss != "none" else None,
         "steps": trainer.state.global_step,
         "train_seconds": round(seconds, 1),
         "train_examples_per_second": round(trained.metrics.get("train_samples_per_second", 0.0), 1),
@@ -232,7 +240,9 @@ def prepare_output(args: RunArguments, output: Path) -> str | None:
         _same_settings(args, output)
         checkpoint = _newest_checkpoint(output)
         if main:
-            print(f"going on from {checkpoint}" if checkpoint else f"{output} holds no checkpoint yet: starting anew")
+            stage = output / STAGE if (output / STAGE).is_dir() else _newest_checkpoint(output / CHECKPOINTS)
+            latest = checkpoint or stage
+            print(f"going on from {latest}" if latest else f"{output} holds no checkpoint yet: starting anew")
     # Asked, not tried: a run that fails on its data must leave no folder behind.
     existing = next(folder for folder in (output, *output.absolute().parents) if folder.exists())
     if not existing.is_dir() or not os.access(existing, os.W_OK | os.X_OK):
