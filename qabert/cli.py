@@ -5,16 +5,18 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import os
+import shlex
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from qabert.errors import InputError, unknown
+from qabert.files import check_place
 from qabert.tasks import PAPER_TASKS, Task, load_tasks
 
 
-def _run(command: Callable[[Sequence[str]], Any], argv: Sequence[str] | None) -> None:
+def run_command(command: Callable[[Sequence[str]], Any], argv: Sequence[str] | None) -> None:
     """Run a command; wrong input is one line on stderr and exit code 2."""
     # Python puts a script's folder first: `import evaluate` would find scripts/evaluate.py instead of the library.
     here = os.path.dirname(os.path.abspath(sys.argv[0]))
@@ -47,7 +49,7 @@ def _train(argv: Sequence[str]) -> None:
 
 def train_main(argv: Sequence[str] | None = None) -> None:
     """`scripts/train.py RECIPE [--key value …]`."""
-    _run(_train, argv)
+    run_command(_train, argv)
 
 
 def _evaluate(argv: Sequence[str]) -> None:
@@ -56,14 +58,19 @@ def _evaluate(argv: Sequence[str]) -> None:
     parser.add_argument("--split", default="dev", choices=["train", "dev", "test"], help="which rows [dev]")
     parser.add_argument("--tasks", help="some of the model's tasks, or a YAML file that says where their files are")
     parser.add_argument("--output_dir", help="write metrics.json and predictions/ there")
+    parser.add_argument("--figures", help="draw label shares, confusions, errors and calibration there, as PNG and SVG")
     parser.add_argument("--strict", action="store_true", help="stop at the first broken row")
     args = parser.parse_args(argv)
-    from qabert.files import check_place, whole_file
+    from qabert.files import whole_file
     from qabert.inference import Predictor, read_config
 
     tasks = _model_tasks(read_config(args.model), args.model, args.tasks)
-    if args.output_dir:
-        check_place(Path(args.output_dir), folder=True)
+    for place in filter(None, (args.output_dir, args.figures)):
+        check_place(Path(place), folder=True)
+    if args.figures:
+        from qabert.evaluation.figures import model_figures, require_matplotlib
+
+        require_matplotlib()
     from qabert.data.sources import load_task
 
     data = {
@@ -99,6 +106,10 @@ def _evaluate(argv: Sequence[str]) -> None:
             score = multitask_score({name: scores[name][task.score] for name, task in tasks.items()})
             json.dump({"split": args.split, "score": score, "scores": scores}, file, indent=2)
         print(f"metrics.json and predictions/ are in {output}")
+    if args.figures:
+        labels = {name: data[name].splits[args.split]["label"] for name in tasks}
+        paths = model_figures(tasks, labels, answers, Path(args.figures))
+        print(f"{len(paths) // 2} figures, as PNG and SVG, are in {args.figures}")
 
 
 def _predict(argv: Sequence[str]) -> None:
@@ -119,7 +130,6 @@ def _predict(argv: Sequence[str]) -> None:
         raise InputError("--output_dir goes with --data; answers to sentences and files go to --output")
     if args.output is not None and args.data:
         raise InputError("--output goes with sentences and --file; with --data use --output_dir")
-    from qabert.files import check_place
     from qabert.inference import Predictor, read_config
 
     tasks = _model_tasks(read_config(args.model), args.model, args.task)
@@ -144,10 +154,96 @@ def _predict(argv: Sequence[str]) -> None:
     write_answers(predictor, task, rows, Path(args.output) if args.output else None, args.batch_size)
 
 
-def _parser(description: str) -> argparse.ArgumentParser:
+def _explain(argv: Sequence[str]) -> None:
+    parser = _parser("Show which words an answer comes from, for one row or over a sample of dev rows.", batch_size=8)
+    parser.add_argument("sentences", nargs="*", help="one sentence, or the two of a pair")
+    parser.add_argument("--task", help="which task answers; with --data some of them (sst,sts) or a YAML file")
+    parser.add_argument("--methods", default="rollout,gradients", help="some of rollout,gradients [both]")
+    parser.add_argument("--steps", type=_positive, default=32, help="points of the gradients' integral [32]")
+    parser.add_argument("--html", help="write a heat map of the words there")
+    parser.add_argument("--png", help="write a bar for each word there")
+    parser.add_argument("--data", help="explain dev rows of this folder, of 'hub' or 'demo' instead")
+    parser.add_argument(
+        "--rows", type=_positive, default=200, help="with --data: rows of each task, drawn at random [200]"
+    )
+    parser.add_argument("--seed", type=int, default=1, help="with --data: of the drawing [1]")
+    parser.add_argument("--output_dir", help="with --data: where to write saliency.json and saliency.html")
+    args = parser.parse_intermixed_args(argv)
+    if bool(args.sentences) == bool(args.data):
+        raise InputError("give either a sentence (or two) or --data")
+    if bool(args.output_dir) != bool(args.data):
+        raise InputError("--data and --output_dir go together; for one row use --html and --png")
+    if args.data and (args.html or args.png):
+        raise InputError("--html and --png go with sentences; with --data use --output_dir")
+    if args.seed < 0:
+        raise InputError(f"--seed {args.seed}: expected a whole number from 0")
+    from qabert.evaluation.saliency_methods import check_methods
+
+    methods = [name.strip() for name in args.methods.split(",")]
+    check_methods(methods)
+    for place, folder in ((args.html, False), (args.png, False), (args.output_dir, True)):
+        if place:
+            check_place(Path(place), folder=folder)
+    from qabert.inference import read_config
+
+    config = read_config(args.model)
+    tasks = _model_tasks(config, args.model, args.task)
+    if args.data:
+        _explain_data(args, config.input_format, tasks, methods)
+        return
+    if args.png:
+        from qabert.evaluation.figure_style import require_matplotlib
+
+        require_matplotlib()
+    if len(tasks) > 1:
+        raise InputError(f"this model has several tasks; name one with --task: {', '.join(tasks)}")
+    (task,) = tasks.values()
+    from qabert.submissions import sentence_row
+
+    row = sentence_row(args.sentences, task)
+    from qabert.evaluation.saliency import explain
+    from qabert.evaluation.saliency_pages import explanation_html, explanation_text
+    from qabert.files import whole_file
+    from qabert.inference import Predictor
+
+    explanation = explain(Predictor.from_pretrained(args.model, args.device), task.name, *row, methods, args.steps)
+    print(explanation_text(explanation))
+    if args.html:
+        with whole_file(Path(args.html)) as file:
+            file.write(explanation_html([explanation]))
+    if args.png:
+        from qabert.evaluation.saliency_figures import explanation_figure, write_png
+
+        write_png(explanation_figure(explanation), Path(args.png))
+
+
+def _explain_data(args: argparse.Namespace, input_format: str, tasks: dict[str, Task], methods: list[str]) -> None:
+    from qabert.data.sources import load_task
+
+    data = {name: load_task(task, args.data, ("dev",), labelled=()) for name, task in tasks.items()}
+    for name, loaded in data.items():
+        _report_dropped(name, loaded.dropped["dev"])
+    from qabert.evaluation.saliency import explain_rows, sample_rows
+    from qabert.evaluation.saliency_pages import summary_text, write_summary
+    from qabert.inference import Predictor
+
+    predictor = Predictor.from_pretrained(args.model, args.device)
+    explained = {}
+    for name, loaded in data.items():
+        rows = sample_rows(loaded.splits["dev"], args.rows, args.seed)
+        explained[name] = explain_rows(predictor, name, rows, methods, args.steps, args.batch_size)
+    settings = {"input_format": input_format, "split": "dev", "seed": args.seed, "steps": args.steps}
+    print(summary_text(write_summary(Path(args.output_dir), settings, explained)))
+    print("in brackets: the share of one token")
+    print(f"saliency.json and saliency.html are in {args.output_dir}")
+
+
+def _parser(description: str, batch_size: int = 64) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=description, allow_abbrev=False)
     parser.add_argument("model", help="folder that training wrote, or a hub name")
-    parser.add_argument("--batch_size", type=_positive, default=64, help="rows per encoder call [64]")
+    parser.add_argument(
+        "--batch_size", type=_positive, default=batch_size, help=f"rows per encoder call [{batch_size}]"
+    )
     parser.add_argument("--device", help="cpu, cuda, …; a GPU if there is one")
     return parser
 
@@ -186,11 +282,55 @@ def _report_dropped(task: str, dropped: Sequence[Any]) -> None:
         print(f"{task}: and {len(dropped) - 10} more rows dropped", file=sys.stderr)
 
 
+def _reproduce(argv: Sequence[str]) -> None:
+    parser = argparse.ArgumentParser(
+        usage="%(prog)s PLAN.yaml [--output_dir FOLDER] [--key VALUE …]",
+        description="Train a plan's models side by side, over seeds, and write a report.  The same command goes on "
+        "where an earlier one was cut off.  Plans are in scripts/reproductions.",
+        epilog="Every key of scripts/train.py is a flag too and wins over the plan's settings (--data data/dfp …).",
+        allow_abbrev=False,
+    )
+    parser.add_argument("--output_dir", default="runs/reproduction", help="folder of runs and report [%(default)s]")
+    parser.add_argument("--seeds", type=_seeds, help="seeds instead of the plan's: 1,2,3")
+    parser.add_argument("--arms", type=lambda text: text.split(","), help="some of the plan's models: baseline,qa")
+    parser.add_argument("--jobs", type=_positive, default=1, help="runs side by side, sharing the cores [1]")
+    # As for training: after a flag that argparse doesn't know, the plan couldn't be told from the flag's value.
+    plan_file, words = (argv[0], argv[1:]) if argv and not argv[0].startswith("-") else (None, argv)
+    args, rest = parser.parse_known_args(words)
+    if plan_file is None:
+        raise InputError("give a plan first, such as scripts/reproductions/paper.yaml; then flags")
+    from qabert.training.arguments import flag_pairs
+    from qabert.training.plans import read_plan
+    from qabert.training.reproduce import reproduce
+
+    check_place(Path(args.output_dir), folder=True)
+    plan = read_plan(Path(plan_file), flag_pairs(rest), args.seeds)
+    command = shlex.join(["python", "scripts/reproduce.py", *argv])
+    for file in reproduce(plan, Path(args.output_dir), command=command, arms=args.arms, jobs=args.jobs):
+        print(file)
+
+
+def _seeds(text: str) -> list[int]:
+    if not all(part.strip().isdigit() for part in text.split(",")):
+        raise argparse.ArgumentTypeError(f"{text!r}: expected whole numbers with commas between them")
+    return [int(part) for part in text.split(",")]
+
+
+def reproduce_main(argv: Sequence[str] | None = None) -> None:
+    """`scripts/reproduce.py PLAN.yaml --output_dir FOLDER`."""
+    run_command(_reproduce, argv)
+
+
 def evaluate_main(argv: Sequence[str] | None = None) -> None:
     """`scripts/evaluate.py MODEL --data FOLDER`."""
-    _run(_evaluate, argv)
+    run_command(_evaluate, argv)
 
 
 def predict_main(argv: Sequence[str] | None = None) -> None:
     """`scripts/predict.py MODEL --task sst "a sentence"`."""
-    _run(_predict, argv)
+    run_command(_predict, argv)
+
+
+def explain_main(argv: Sequence[str] | None = None) -> None:
+    """`scripts/explain.py MODEL --task sst "a sentence"`."""
+    run_command(_explain, argv)
