@@ -177,7 +177,7 @@ def _explain(argv: Sequence[str]) -> None:
         raise InputError("--html and --png go with sentences; with --data use --output_dir")
     if args.seed < 0:
         raise InputError(f"--seed {args.seed}: expected a whole number from 0")
-    from qabert.evaluation.saliency_methods import check_methods
+    from qabert.evaluation.saliency.methods import check_methods
 
     methods = [name.strip() for name in args.methods.split(",")]
     check_methods(methods)
@@ -192,7 +192,7 @@ def _explain(argv: Sequence[str]) -> None:
         _explain_data(args, config.input_format, tasks, methods)
         return
     if args.png:
-        from qabert.evaluation.figure_style import require_matplotlib
+        from qabert.evaluation.figures.style import require_matplotlib
 
         require_matplotlib()
     if len(tasks) > 1:
@@ -201,8 +201,8 @@ def _explain(argv: Sequence[str]) -> None:
     from qabert.submissions import sentence_row
 
     row = sentence_row(args.sentences, task)
-    from qabert.evaluation.saliency import explain
-    from qabert.evaluation.saliency_pages import explanation_html, explanation_text
+    from qabert.evaluation.saliency.explanations import explain
+    from qabert.evaluation.saliency.pages import explanation_html, explanation_text
     from qabert.files import whole_file
     from qabert.inference import Predictor
 
@@ -212,7 +212,7 @@ def _explain(argv: Sequence[str]) -> None:
         with whole_file(Path(args.html)) as file:
             file.write(explanation_html([explanation]))
     if args.png:
-        from qabert.evaluation.saliency_figures import explanation_figure, write_png
+        from qabert.evaluation.saliency.figures import explanation_figure, write_png
 
         write_png(explanation_figure(explanation), Path(args.png))
 
@@ -223,8 +223,8 @@ def _explain_data(args: argparse.Namespace, input_format: str, tasks: dict[str, 
     data = {name: load_task(task, args.data, ("dev",), labelled=()) for name, task in tasks.items()}
     for name, loaded in data.items():
         _report_dropped(name, loaded.dropped["dev"])
-    from qabert.evaluation.saliency import explain_rows, sample_rows
-    from qabert.evaluation.saliency_pages import summary_text, write_summary
+    from qabert.evaluation.saliency.explanations import explain_rows, sample_rows
+    from qabert.evaluation.saliency.pages import summary_text, write_summary
     from qabert.inference import Predictor
 
     predictor = Predictor.from_pretrained(args.model, args.device)

@@ -55,8 +55,8 @@ def reproduce(
     Raises:
         InputError: The plan can't work, differs from the one that `output` holds, or a run failed.
     """
-    from qabert.evaluation.figure_style import require_matplotlib
-    from qabert.evaluation.report import write_report
+    from qabert.evaluation.figures import require_matplotlib
+    from qabert.evaluation.report.writing import write_report
 
     require_matplotlib()  # now, not after hours of training
     for arm in arms or []:
@@ -269,7 +269,7 @@ def _measure(plan: Plan, arm: str, folder: Path) -> None:
         print("measured: the answers to other questions")
     if shown and not saliency.is_file():
         from qabert.evaluation.questions import sample
-        from qabert.evaluation.saliency import saliency_summary
+        from qabert.evaluation.saliency.explanations import saliency_summary
 
         summaries = {}
         for name, rows in dev.items():

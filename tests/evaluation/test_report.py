@@ -12,12 +12,21 @@ import pytest
 import yaml
 
 from qabert.errors import InputError
-from qabert.evaluation.documents import Bullets, Code, Paragraph, Section, Table, html_page, markdown, markdown_text
 from qabert.evaluation.metrics import METRIC_FUNCTIONS, majority_baseline
-from qabert.evaluation.priors import needs_prior, training_shares, with_prior
-from qabert.evaluation.report import document, write_report
-from qabert.evaluation.reproduction import read_predictions, read_reproduction
-from qabert.evaluation.results import collect
+from qabert.evaluation.report.documents import (
+    Bullets,
+    Code,
+    Paragraph,
+    Section,
+    Table,
+    html_page,
+    markdown,
+    markdown_text,
+)
+from qabert.evaluation.report.priors import needs_prior, training_shares, with_prior
+from qabert.evaluation.report.reproduction import read_predictions, read_reproduction
+from qabert.evaluation.report.results import collect
+from qabert.evaluation.report.writing import document, write_report
 from qabert.inference import decide, write_predictions
 from qabert.tasks import QUORA, SST, STS, Task
 

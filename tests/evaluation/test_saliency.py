@@ -18,10 +18,17 @@ from qabert.cli import explain_main
 from qabert.data import prompts
 from qabert.data.prompts import PromptEncoder
 from qabert.errors import InputError
-from qabert.evaluation.saliency import Explanation, explain, explain_rows, saliency_summary, sample_rows, summarise
-from qabert.evaluation.saliency_methods import baseline_token, integrated_gradients
-from qabert.evaluation.saliency_pages import explanation_html, explanation_text, summary_html
-from qabert.evaluation.saliency_tokens import SegmentEncoder, Word
+from qabert.evaluation.saliency.explanations import (
+    Explanation,
+    explain,
+    explain_rows,
+    saliency_summary,
+    sample_rows,
+    summarise,
+)
+from qabert.evaluation.saliency.methods import baseline_token, integrated_gradients
+from qabert.evaluation.saliency.pages import explanation_html, explanation_text, summary_html
+from qabert.evaluation.saliency.tokens import SegmentEncoder, Word
 from qabert.inference import Predictor
 from qabert.modeling import QABertConfig, QABertModel
 from qabert.tasks import PAPER_TASKS, QUORA, SST, STS, Task
@@ -417,8 +424,8 @@ def test_inexact_gradients_and_cut_rows_are_told():
 def test_the_figure_has_a_bar_a_word_and_nothing_is_cut(asked, text, recwarn):
     from matplotlib.backends.backend_agg import FigureCanvasAgg
 
-    from qabert.evaluation.figure_style import figure_style
-    from qabert.evaluation.saliency_figures import MAX_WORDS, explanation_figure
+    from qabert.evaluation.figures.style import figure_style
+    from qabert.evaluation.saliency.figures import MAX_WORDS, explanation_figure
 
     one = explain(asked, "sst", text, steps=2)
     plain = [word for word in one.words if word.segment != "special"]

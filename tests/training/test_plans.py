@@ -102,7 +102,7 @@ def test_a_key_that_is_missing_is_named(tmp_path):
 
 def test_an_arms_bad_key_names_the_arm(tmp_path):
     plan = Plan(settings={"data": "demo"}, arms={"qa": {"learnig_rate": 1}})
-    with pytest.raises(InputError, match="arm 'qa': unknown key 'learnig_rate'.*learning_rate"):
+    with pytest.raises(InputError, match=r"arm 'qa': unknown key 'learnig_rate'.*learning_rate"):
         plan.arguments("qa", 1, tmp_path)
 
 

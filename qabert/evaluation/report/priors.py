@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from qabert.evaluation.reproduction import Run
+from qabert.evaluation.report.reproduction import Run
 from qabert.tasks import Task
 
 

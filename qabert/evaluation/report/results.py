@@ -11,8 +11,9 @@ from typing import Any
 
 import numpy as np
 
-from qabert.evaluation import paper
-from qabert.evaluation.analyses import (
+from qabert.evaluation.metrics import METRIC_FUNCTIONS
+from qabert.evaluation.report import paper
+from qabert.evaluation.report.analyses import (
     examples,
     label_shares,
     prompts,
@@ -21,11 +22,10 @@ from qabert.evaluation.analyses import (
     spread,
     triplet_measures,
 )
-from qabert.evaluation.bootstrap import paired_bootstrap
-from qabert.evaluation.documents import plain
-from qabert.evaluation.metrics import METRIC_FUNCTIONS
-from qabert.evaluation.priors import needs_prior, training_shares, with_prior
-from qabert.evaluation.reproduction import Reproduction, Run
+from qabert.evaluation.report.bootstrap import paired_bootstrap
+from qabert.evaluation.report.documents import plain
+from qabert.evaluation.report.priors import needs_prior, training_shares, with_prior
+from qabert.evaluation.report.reproduction import Reproduction, Run
 from qabert.inference import decide
 
 #: Arms that answer a question of their own, where a reproduction has them: the first pair that is there counts.

@@ -1,6 +1,6 @@
 """Why this answer?  How much each word of a row counts, and where a model looks over many rows.
 
-How tokens are scored stands in `saliency_methods`, which part of the row they are in `saliency_tokens`.
+How tokens are scored stands in `methods`, which part of the row they are in `tokens`.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import torch
 from tqdm.auto import tqdm
 
 from qabert.errors import InputError
-from qabert.evaluation.saliency_methods import (
+from qabert.evaluation.saliency.methods import (
     METHODS,
     STEPS,
     attention_rollout,
@@ -23,7 +23,7 @@ from qabert.evaluation.saliency_methods import (
     check_methods,
     integrated_gradients,
 )
-from qabert.evaluation.saliency_tokens import SEGMENTS, Reading, SegmentEncoder, Word
+from qabert.evaluation.saliency.tokens import SEGMENTS, Reading, SegmentEncoder, Word
 from qabert.inference import Predictor
 from qabert.tasks import Task
 

@@ -16,9 +16,9 @@ from typing import Any
 
 import numpy as np
 
-from qabert.evaluation.figure_style import shorten
-from qabert.evaluation.saliency import Explanation
-from qabert.evaluation.saliency_tokens import SEGMENTS
+from qabert.evaluation.figures.style import shorten
+from qabert.evaluation.saliency.explanations import Explanation
+from qabert.evaluation.saliency.tokens import SEGMENTS
 from qabert.files import whole_file
 from qabert.tables import table
 
@@ -129,7 +129,7 @@ def write_summary(
     Returns:
         The tasks' summaries; see `saliency.summarise`.
     """
-    from qabert.evaluation.saliency import summarise
+    from qabert.evaluation.saliency.explanations import summarise
 
     summaries = {name: summarise(explanations) for name, explanations in explained.items()}
     with whole_file(folder / "saliency.json") as file:

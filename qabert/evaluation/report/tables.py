@@ -6,8 +6,8 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from qabert.evaluation.documents import Block, Bullets, Cell, Code, Paragraph, Section, Table
-from qabert.evaluation.paper import ENCODER_NOTES, SCORES_NOTE, SHARES_NOTES
+from qabert.evaluation.report.documents import Block, Bullets, Cell, Code, Paragraph, Section, Table
+from qabert.evaluation.report.paper import ENCODER_NOTES, SCORES_NOTE, SHARES_NOTES
 
 _TITLES = {"accuracy": "accuracy", "macro_f1": "macro F1", "f1": "F1", "pearson": "Pearson", "spearman": "Spearman"}
 #: A longer text of an example is cut.

@@ -1,8 +1,4 @@
-"""Figures of predictions and of runs (paper, figures 2 to 6); each function returns a `matplotlib.figure.Figure`.
-
-Every figure is as wide as a page, in type of 9 points; it can be read in grey and by colour-blind people, and takes
-labels as they come: long, many, with signs of any script.  `save_figure` writes one as PNG and SVG.
-"""
+"""Figures of one model's predictions (paper, figures 2 to 5)."""
 
 from __future__ import annotations
 
@@ -14,13 +10,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from qabert.evaluation.comparison_figures import calibration_figure, check_classes, model_columns, only_right_figure
-from qabert.evaluation.figure_style import (
+from qabert.evaluation.figures.comparison import calibration_figure, check_classes, model_columns
+from qabert.evaluation.figures.runs import history_figure
+from qabert.evaluation.figures.style import (
     cells,
     count_text,
     legend_below,
     new_figure,
-    require_matplotlib,
     rows_text,
     save_figure,
     series,
@@ -28,16 +24,10 @@ from qabert.evaluation.figure_style import (
     shorten,
     styled,
 )
-from qabert.evaluation.run_figures import history_figure, scores_figure
 from qabert.tasks import Task
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
-
-__all__ = [
-    "calibration_figure", "confusion_figure", "history_figure", "label_shares_figure", "model_figures",
-    "only_right_figure", "regression_figure", "require_matplotlib", "save_figure", "scores_figure",
-]  # fmt: skip
 
 PAGE = 9.3  # inches, its height
 MAX_LABELS = 30  # labels that one page shows; the rarest ones beyond share a line

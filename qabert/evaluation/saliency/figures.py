@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from qabert.evaluation.figure_style import COLOURS, PNG_DPI, WIDTH, legend_below, new_figure, shorten, styled
-from qabert.evaluation.saliency import Explanation
-from qabert.evaluation.saliency_pages import TITLES
-from qabert.evaluation.saliency_tokens import SEGMENTS
+from qabert.evaluation.figures.style import COLOURS, PNG_DPI, WIDTH, legend_below, new_figure, shorten, styled
+from qabert.evaluation.saliency.explanations import Explanation
+from qabert.evaluation.saliency.pages import TITLES
+from qabert.evaluation.saliency.tokens import SEGMENTS
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

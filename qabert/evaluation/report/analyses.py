@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from qabert.evaluation import paper
-from qabert.evaluation.reproduction import Reproduction, Run
+from qabert.evaluation.report import paper
+from qabert.evaluation.report.reproduction import Reproduction, Run
 from qabert.inference import decide
 from qabert.tasks import Task
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from qabert.evaluation.figure_style import (
+from qabert.evaluation.figures.style import (
     HATCHES,
     cells,
     count_text,

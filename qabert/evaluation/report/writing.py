@@ -7,11 +7,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from qabert.evaluation.documents import Figure, Paragraph, Section, html_page, markdown
-from qabert.evaluation.report_findings import differences, reasons
-from qabert.evaluation.report_tables import examples_section, results_section, run_section, triplet_section
-from qabert.evaluation.reproduction import read_reproduction
-from qabert.evaluation.results import collect
+from qabert.evaluation.report.documents import Figure, Paragraph, Section, html_page, markdown
+from qabert.evaluation.report.findings import differences, reasons
+from qabert.evaluation.report.reproduction import read_reproduction
+from qabert.evaluation.report.results import collect
+from qabert.evaluation.report.tables import examples_section, results_section, run_section, triplet_section
 from qabert.files import check_place, whole_file
 
 
@@ -34,7 +34,7 @@ def write_report(folder: Path, samples: int = 2000) -> list[Path]:
         >>> write_report(Path("runs/paper"))  # doctest: +SKIP
     """
     from qabert.evaluation.figures import require_matplotlib
-    from qabert.evaluation.report_figures import draw_figures
+    from qabert.evaluation.report.figures import draw_figures
 
     require_matplotlib()
     places = [folder / name for name in ("report.md", "report.html", "results.json")]

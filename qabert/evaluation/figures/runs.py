@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from qabert.evaluation.figure_style import legend_below, new_figure, note, series, short_names, styled
+from qabert.evaluation.figures.style import legend_below, new_figure, note, series, short_names, styled
 from qabert.tasks import Task
 
 if TYPE_CHECKING:

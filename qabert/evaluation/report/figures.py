@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 
 from qabert.evaluation import figures
-from qabert.evaluation.documents import Figure
-from qabert.evaluation.reproduction import Reproduction
+from qabert.evaluation.report.documents import Figure
+from qabert.evaluation.report.reproduction import Reproduction
 from qabert.inference import decide
 
 

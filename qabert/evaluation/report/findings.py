@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 from itertools import groupby
 from typing import Any
 
-from qabert.evaluation.documents import Block, Bullets, Cell, Paragraph, Section, Table
-from qabert.evaluation.paper import ENCODER_NOTES
-from qabert.evaluation.report_tables import columns, metric_title, plain_number, share, signed
+from qabert.evaluation.report.documents import Block, Bullets, Cell, Paragraph, Section, Table
+from qabert.evaluation.report.paper import ENCODER_NOTES
+from qabert.evaluation.report.tables import columns, metric_title, plain_number, share, signed
 
 _INTERVALS = (
     "Each interval holds 95 % of the differences over {samples:,} resamples of the dev rows (the same rows for both "

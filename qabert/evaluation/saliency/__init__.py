@@ -1,0 +1,1 @@
+"""Which words an answer comes from: attention rollout and integrated gradients."""
