@@ -306,8 +306,9 @@ def _reproduce(argv: Sequence[str]) -> None:
     check_place(Path(args.output_dir), folder=True)
     plan = read_plan(Path(plan_file), flag_pairs(rest), args.seeds)
     command = shlex.join(["python", "scripts/reproduce.py", *argv])
-    for file in reproduce(plan, Path(args.output_dir), command=command, arms=args.arms, jobs=args.jobs):
-        print(file)
+    written = reproduce(plan, Path(args.output_dir), command=command, arms=args.arms, jobs=args.jobs)
+    print(*(file for file in written if file.parent == Path(args.output_dir)), sep="\n")
+    print(f"figures, as PNG and SVG, are in {Path(args.output_dir) / 'figures'}")
 
 
 def _seeds(text: str) -> list[int]:

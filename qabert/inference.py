@@ -232,7 +232,7 @@ def write_predictions(
         writer.writerow(["id", *names, "prediction", *(f"p({label})" for label in task.labels if shares[:1] != [[]])])
         for number, (row_id, prediction) in enumerate(zip(ids, predictions, strict=True)):
             known = [] if labels is None else [_named(task, labels[number])]
-            writer.writerow([row_id, *known, _named(task, prediction), *(f"{share:.6f}" for share in shares[number])])
+            writer.writerow([row_id, *known, _named(task, prediction), *(f"{share:.9g}" for share in shares[number])])
 
 
 def write_submission(path: Path, task: Task, ids: Sequence[str], answers: np.ndarray) -> None:
@@ -252,4 +252,4 @@ def write_submission(path: Path, task: Task, ids: Sequence[str], answers: np.nda
 
 
 def _named(task: Task, value: Any) -> Any:
-    return task.labels[int(value)] if task.labels else f"{value:.4f}"
+    return task.labels[int(value)] if task.labels else f"{value:.9g}"  # a float32 comes back as it was

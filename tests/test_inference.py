@@ -177,15 +177,23 @@ def test_the_predictions_file_names_labels_and_quotes_what_it_must(tmp_path):
         head, *rows = csv.reader(file)
     assert head == ["id", "label", "prediction", 'p(a, "b")', "p(ג)", "p(c\nd)"]
     assert rows == [
-        ["x,1", "c\nd", 'a, "b"', "0.500000", "0.200000", "0.300000"],
-        ["y", 'a, "b"', "c\nd", "0.100000", "0.200000", "0.700000"],
+        ["x,1", "c\nd", 'a, "b"', "0.5", "0.2", "0.3"],
+        ["y", 'a, "b"', "c\nd", "0.1", "0.2", "0.7"],
     ]
 
 
 def test_the_predictions_file_without_labels(tmp_path):
     write_predictions(tmp_path / "q.csv", QUORA, ["x"], np.array([0.25]))
     assert (tmp_path / "q.csv").read_text() == (
-        "id,prediction,p(not a paraphrase),p(paraphrase)\nx,not a paraphrase,0.750000,0.250000\n"
+        "id,prediction,p(not a paraphrase),p(paraphrase)\nx,not a paraphrase,0.75,0.25\n"
     )
     write_predictions(tmp_path / "s.csv", STS, ["x"], np.array([2.5]), [5.0])
-    assert (tmp_path / "s.csv").read_text() == "id,label,prediction\nx,5.0000,2.5000\n"
+    assert (tmp_path / "s.csv").read_text() == "id,label,prediction\nx,5,2.5\n"
+
+
+def test_a_written_answer_comes_back_as_it_was(tmp_path):
+    answers = np.random.default_rng(0).uniform(0, 5, 50).astype(np.float32)
+    write_predictions(tmp_path / "s.csv", STS, [str(n) for n in range(50)], answers)
+    with (tmp_path / "s.csv").open(newline="", encoding="utf-8") as file:
+        read = [float(row["prediction"]) for row in csv.DictReader(file)]
+    assert np.array_equal(np.array(read, dtype=np.float32), answers)

@@ -212,7 +212,7 @@ def _end(process: subprocess.Popen[str], stop: threading.Event) -> None:
 def last_line(path: Path) -> str:
     """The last line of a log that says something."""
     lines = [line.strip() for line in path.read_text(encoding="utf-8", errors="replace").splitlines() if line.strip()]
-    return lines[-1] if lines else "it said nothing"
+    return lines[-1].removeprefix("error: ") if lines else "it said nothing"
 
 
 def is_done(folder: Path) -> bool:

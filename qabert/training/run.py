@@ -48,7 +48,7 @@ def train(args: RunArguments) -> dict[str, Any]:
     Returns:
         What `metrics.json` holds: `score`, the scores by task of the trained model, of the majority class and (with
         `score_untrained`) of the untrained model, what the triplet stage measured, the data summary, the history of
-        logged losses and scores, times and versions.
+        logged losses and scores, times, machine and versions.
 
     Raises:
         InputError: Anything that the user gave can't work.
@@ -105,6 +105,7 @@ def train(args: RunArguments) -> dict[str, Any]:
         "data": summary,
         "history": trainer.state.log_history,
         "arguments": _described(args, tasks),
+        "machine": {"system": platform.platform(), "cores": os.cpu_count()},
         "versions": {name: version(name) for name in ("torch", "transformers", "datasets", "accelerate", "evaluate")}
         | {"python": platform.python_version()},
     }

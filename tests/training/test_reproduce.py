@@ -22,7 +22,7 @@ ENVIRONMENT = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "HF
 def plan(tmp_path_factory, encoder_path, course_folder) -> Path:
     path = tmp_path_factory.mktemp("plan") / "plan.yaml"
     settings = {
-        "data": str(course_folder), "encoder": encoder_path, "max_length": 64, "head_blocks": 1, "use_cpu": True,
+        "data": str(course_folder), "encoder": encoder_path, "max_length": 128, "head_blocks": 1, "use_cpu": True,
         "num_train_epochs": 2, "per_device_train_batch_size": 8, "logging_steps": 5, "prior_correction": False,
     }  # fmt: skip
     arms = {
@@ -131,7 +131,7 @@ def test_a_run_that_fails_is_named_and_ends_the_reproduction(plan, tmp_path):
     (tmp_path / "plan.yaml").write_text(yaml.safe_dump(values))
     process = run(tmp_path / "plan.yaml", tmp_path / "out")
     assert process.returncode == 2
-    assert "error: [1/2] long seed 1: error: max_length 4096 is over" in process.stderr
+    assert "error: [1/2] long seed 1: max_length 4096 is over" in process.stderr
     assert "Traceback" not in process.stderr
     assert not (tmp_path / "out" / "arms" / "qa" / "seed-1" / "metrics.json").exists()
 

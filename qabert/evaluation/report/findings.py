@@ -245,9 +245,9 @@ def _saliency_table(saliency: Mapping[str, Any]) -> Table:
     rows: list[list[Cell]] = []
     for arm, name, method, measures in found:
         cells: list[Cell] = [
-            (share(measures["share"].get(segment)), f"({share(value)})")
-            if (value := measures["per_token"].get(segment)) is not None
-            else share(measures["share"].get(segment))
+            (share(measures["share"].get(segment) or None), f"({share(value)})")  # 0: the input has no such part
+            if (value := measures["per_token"].get(segment))
+            else share(measures["share"].get(segment) or None)
             for segment in segments
         ]
         rows.append([arm, name, method, *cells, *([", ".join(measures["words"])] if words else [])])

@@ -84,7 +84,9 @@ def run_section(results: Mapping[str, Any]) -> Section:
         for split, entry in splits.items()
     ]
     if data:
-        caption = "The data (SHA-256: the first 16 of 64 digits, all of them in results.json)"
+        caption = (
+            "The data (SHA-256 of the rows as they were read: the first 16 of 64 digits, all of them in results.json)"
+        )
         blocks.append(Table(caption, ["task", "split", "file", "rows", "SHA-256"], data))
     notes = [ENCODER_NOTES[name] for name in results["encoders"] if name in ENCODER_NOTES]
     return Section("What was run", [*blocks, *map(Paragraph, notes)])
@@ -192,8 +194,9 @@ def triplet_section(results: Mapping[str, Any]) -> Section:
         zeros = list(stage["hinge_zero"].items())
         if zeros:
             said.append(
-                f"Share of anchors whose hinge is zero, which equation 1 learns nothing from: {share(zeros[0][1])} at "
-                f"step {zeros[0][0]}, {share(zeros[-1][1])} at step {zeros[-1][0]}."
+                "Share of anchors whose hinge is zero, which equation 1 learns nothing from: "
+                + ", ".join(f"{share(value)} at step {step}" for step, value in dict((zeros[0], zeros[-1])).items())
+                + "."
             )
         if stage["seconds"] is not None:
             said.append(f"It took {stage['seconds'] / 60:.1f} minutes.")
