@@ -335,3 +335,21 @@ def predict_main(argv: Sequence[str] | None = None) -> None:
 def explain_main(argv: Sequence[str] | None = None) -> None:
     """`scripts/explain.py MODEL --task sst "a sentence"`."""
     run_command(_explain, argv)
+
+
+def _arm(argv: Sequence[str]) -> None:
+    from qabert.training.reproduce import run_arm
+
+    run_arm(Path(argv[0]), argv[1], int(argv[2]))
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """`python -m qabert COMMAND …`: what the scripts do, without their paths."""
+    argv = sys.argv[1:] if argv is None else list(argv)
+    commands = {"train": _train, "evaluate": _evaluate, "predict": _predict, "explain": _explain}
+    commands |= {"reproduce": _reproduce, "arm": _arm}  # `arm` is one run of a reproduction, which starts it
+    if not argv or argv[0] not in commands:
+        print(f"usage: python -m qabert {{{','.join(name for name in commands if name != 'arm')}}} …", file=sys.stderr)
+        sys.exit(0 if argv[:1] in (["-h"], ["--help"]) else 2)
+    sys.argv[0] = f"python -m qabert {argv[0]}"
+    run_command(commands[argv[0]], argv[1:])

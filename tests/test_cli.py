@@ -395,3 +395,21 @@ def test_predict_ignores_no_flag(trained, flags, message, capsys):
         predict_main([str(trained), *flags])
     assert stop.value.code == 2
     assert message in capsys.readouterr().err
+
+
+# --- python -m qabert ------------------------------------------------------------------------------------------------
+
+
+def test_commands_run_without_a_scripts_path(trained):
+    def run(*argv: str) -> subprocess.CompletedProcess:
+        env = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+        return subprocess.run([sys.executable, "-m", "qabert", *argv], env=env, capture_output=True, timeout=200)
+
+    done = run("predict", trained, "--task", "sst", "ab cd", *CPU)
+    assert done.returncode == 0 and "probabilities" in json.loads(done.stdout)
+    assert run("--help").returncode == 0
+    wrong = run("trian")
+    assert (
+        wrong.returncode == 2 and b"usage: python -m qabert {train,evaluate,predict,explain,reproduce}" in wrong.stderr
+    )
+    assert b"unknown key 'learnig_rate'" in run("train", "--learnig_rate", "1").stderr

@@ -180,7 +180,7 @@ def run_process(arm: str, seed: int, output: Path, title: str, jobs: int, stop: 
     if jobs > 1:
         # Threads of two processes that share cores wait for each other: each gets a share of its own.
         environment.setdefault("OMP_NUM_THREADS", str(max((os.cpu_count() or 1) // jobs, 1)))
-    command = [sys.executable, "-m", "qabert.training.reproduce", str(output), arm, str(seed)]
+    command = [sys.executable, "-m", "qabert", "arm", str(output), arm, str(seed)]
     with folder.with_suffix(".log").open("a", encoding="utf-8") as log:
         process = subprocess.Popen(
             command,
@@ -283,9 +283,3 @@ def _measure(plan: Plan, arm: str, folder: Path) -> None:
 def _write(path: Path, values: Mapping[str, Any]) -> None:
     with whole_file(path) as file:
         json.dump(values, file, indent=2, ensure_ascii=False)
-
-
-if __name__ == "__main__":
-    from qabert.cli import run_command
-
-    run_command(lambda argv: run_arm(Path(argv[0]), argv[1], int(argv[2])), None)

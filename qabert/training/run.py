@@ -32,7 +32,8 @@ from qabert.modeling import QABertModel
 from qabert.tasks import Task
 from qabert.training.arguments import RunArguments
 from qabert.training.encoders import find_encoder, load_tokenizer
-from qabert.training.trainer import QABertTrainer, check_world
+from qabert.training.step_trainer import check_world
+from qabert.training.trainer import QABertTrainer
 from qabert.training.triplets import CHECKPOINTS, STAGE, load_stage, stage_metrics, start_encoder, train_triplets
 from qabert.yaml_files import read_yaml
 

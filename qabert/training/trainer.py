@@ -2,33 +2,32 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 import torch
-from torch.utils.data import ConcatDataset, DataLoader
-from transformers import PrinterCallback, ProgressCallback, Trainer, TrainingArguments
+from torch.utils.data import ConcatDataset
+from transformers import TrainingArguments
 from transformers.trainer_utils import speed_metrics
 
 from qabert.data.collator import DataCollator
-from qabert.data.sampling import TaskBatchSampler, TaskRows, strata
-from qabert.errors import InputError
+from qabert.data.sampling import TaskRows, strata
 from qabert.evaluation.metrics import multitask_score
 from qabert.evaluation.scores import score_answers
 from qabert.modeling.losses import LOSSES
 from qabert.tasks import Task
-from qabert.training.callbacks import SamplerEpoch, ScoreLines
+from qabert.training.step_trainer import StepTrainer
 
 
-class QABertTrainer(Trainer):
+class QABertTrainer(StepTrainer):
     """A `Trainer` for a dictionary of tasks.
 
     Overrides, each with its reason:
-        `get_train_dataloader`: batches of one task, drawn by weight, the same task on every process.
-        `get_batch_samples`, `compute_loss`: a step's loss is the mean over its rows, however it is cut up.
+        `get_train_dataloader`, `get_batch_samples` (of `StepTrainer`): batches of one task, drawn by weight, the same
+            task on every process; the rows of a whole step.
+        `compute_loss`: a step's loss is the mean over its rows, however it is cut up.
         `create_optimizer`: a learning rate of the heads' own.
         `evaluate`: every task once, one score to choose the best model by, one log line.
         `log`, `num_examples`: losses by task; throughput of what was drawn, not of what there is.
@@ -47,8 +46,7 @@ class QABertTrainer(Trainer):
         InputError: The launcher started another number of processes than the Trainer sees.
     """
 
-    # `compute_loss` divides by the rows of the whole step, so the Trainer must not divide by accumulation steps again.
-    loss_is_scaled_for_ga = True
+    row_key = "labels"
 
     def __init__(
         self,
@@ -65,12 +63,7 @@ class QABertTrainer(Trainer):
         head_learning_rate: float | None = None,
         **kwargs: Any,
     ) -> None:
-        check_world(args)
-        # DataParallel would cut a batch of stacked segments in the wrong places; several GPUs need several processes.
-        if args.n_gpu > 1:
-            args._n_gpu = 1
         self.tasks = dict(tasks)
-        self.sampler: TaskBatchSampler | None = None
         self.head_learning_rate = head_learning_rate
         self.logits: dict[str, np.ndarray] = {}
         self._task_losses: dict[str, torch.Tensor] = {}
@@ -79,63 +72,24 @@ class QABertTrainer(Trainer):
             if name not in self.tasks:
                 raise KeyError(f"a dataset is named '{name}', but no such task is declared: {', '.join(self.tasks)}")
         super().__init__(
-            model=model,
-            args=args,
+            model,
+            args,
             data_collator=DataCollator(processing_class, pad_to_multiple_of=8 if args.device.type == "cuda" else None),
             train_dataset=ConcatDataset(list(train.values())) if train else None,
             eval_dataset=dict(eval_dataset) if eval_dataset else None,
             processing_class=processing_class,
             **kwargs,
         )
-        for printer in (ProgressCallback, PrinterCallback):
-            self.remove_callback(printer)
-        self.add_callback(ScoreLines(bool(args.disable_tqdm)))
         if train:
-            self.sampler = TaskBatchSampler(
-                tasks={
-                    name: TaskRows(
-                        lengths=np.asarray(rows["length"]),
-                        strata=strata(rows["labels"], self.tasks[name].range),
-                        examples=(examples_per_epoch or {}).get(name),
-                    )
-                    for name, rows in train.items()
-                },
-                batch_size=args.per_device_train_batch_size,
-                order=order,
-                weighted=weighted_sampling,
-                seed=args.seed,
-                epochs=int(np.ceil(args.num_train_epochs)),
-                world_size=args.world_size,
-                rank=args.process_index,
-                accumulation=args.gradient_accumulation_steps,
-            )
-            self.add_callback(SamplerEpoch(self.sampler))
-
-    def get_train_dataloader(self) -> DataLoader:
-        """Batches of this process.  The sampler knows the processes, so Accelerate must not share them out again."""
-        if self.sampler is None:
-            raise ValueError("the trainer was given no train_dataset")
-        return DataLoader(
-            self.train_dataset,  # type: ignore[arg-type]
-            batch_sampler=self.sampler,
-            collate_fn=self.data_collator,
-            num_workers=self.args.dataloader_num_workers,
-            pin_memory=self.args.dataloader_pin_memory,
-            persistent_workers=self.args.dataloader_persistent_workers,
-        )
-
-    def num_examples(self, dataloader: DataLoader) -> int:
-        """Rows that one pass draws."""
-        sampler = getattr(dataloader, "batch_sampler", None)
-        return sampler.examples_per_epoch if isinstance(sampler, TaskBatchSampler) else super().num_examples(dataloader)
-
-    def get_batch_samples(
-        self, epoch_iterator: Any, num_batches: int, device: torch.device
-    ) -> tuple[list[Any], torch.Tensor | int | None]:
-        """A step's batches on this process, and the rows that the step has on all processes."""
-        batches, _ = super().get_batch_samples(epoch_iterator, num_batches, device)
-        rows = torch.tensor(sum(len(batch["labels"]) for batch in batches), device=device)
-        return batches, self.accelerator.gather(rows).sum() if self.args.world_size > 1 else rows
+            rows = {
+                name: TaskRows(
+                    lengths=np.asarray(features["length"]),
+                    strata=strata(features["labels"], self.tasks[name].range),
+                    examples=(examples_per_epoch or {}).get(name),
+                )
+                for name, features in train.items()
+            }
+            self.sample_from(rows, order, weighted_sampling)
 
     def compute_loss(
         self,
@@ -237,19 +191,3 @@ class QABertTrainer(Trainer):
         back[order] = np.arange(len(order))
         logits = np.asarray(output.predictions, dtype=np.float32)[back]
         return logits, np.asarray(output.label_ids)[back], len(loader)
-
-
-def check_world(args: TrainingArguments) -> None:
-    """Stop where the launcher's number of processes isn't the Trainer's.
-
-    Otherwise each process would believe that it is alone, and all would write to one folder.
-
-    Raises:
-        InputError: They differ.
-    """
-    launched = int(os.environ.get("WORLD_SIZE", "1"))
-    if launched != args.world_size:
-        raise InputError(
-            f"the launcher started {launched} processes but the Trainer sees {args.world_size}: on CPUs add "
-            "--use_cpu true --ddp_backend gloo; on GPUs check that every process sees one"
-        )

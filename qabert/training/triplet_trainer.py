@@ -11,14 +11,13 @@ import numpy as np
 import torch
 from torch.utils.data import ConcatDataset
 from tqdm.auto import tqdm
-from transformers import PrinterCallback, ProgressCallback, Trainer, TrainingArguments
+from transformers import TrainingArguments
 
-from qabert.data.sampling import TaskBatchSampler, TaskRows
+from qabert.data.sampling import TaskRows
 from qabert.evaluation.metrics import spearman
 from qabert.modeling.modeling_qabert import pool
 from qabert.modeling.triplet_losses import TRIPLET_LOSSES, distances, hinge_zero_share
-from qabert.training.callbacks import SamplerEpoch, ScoreLines
-from qabert.training.trainer import QABertTrainer, check_world
+from qabert.training.step_trainer import StepTrainer
 
 if TYPE_CHECKING:
     import datasets
@@ -100,7 +99,7 @@ class TripletCollator:
         )
 
 
-class TripletTrainer(Trainer):
+class TripletTrainer(StepTrainer):
     """A `Trainer` of an encoder on frames.  Batches hold one task, as in `QABertTrainer`.
 
     A step's loss is the mean over the anchors of the step: the paper's sum divided by their number, which Adam doesn't
@@ -121,9 +120,7 @@ class TripletTrainer(Trainer):
         InputError: The launcher started another number of processes than the Trainer sees.
     """
 
-    # `compute_loss` divides by the anchors of the whole step, so the Trainer must not divide by accumulation steps.
-    loss_is_scaled_for_ga = True
-    get_train_dataloader = QABertTrainer.get_train_dataloader
+    row_key = "frames"
 
     def __init__(
         self,
@@ -137,9 +134,6 @@ class TripletTrainer(Trainer):
         order: str = "interleaved",
         examples_per_epoch: Mapping[str, int] | None = None,
     ) -> None:
-        check_world(args)
-        if args.n_gpu > 1:  # DataParallel would cut a batch's sentences apart from its frames
-            args._n_gpu = 1
         self.loss, self.pooling = loss, pooling
         self._zeros = torch.zeros(2)
         self.collator = TripletCollator(
@@ -147,47 +141,22 @@ class TripletTrainer(Trainer):
         )
         frames = {name: of_task for name, of_task in train.frames.items() if len(of_task)}
         super().__init__(
-            model=model,
-            args=args,
+            model,
+            args,
             data_collator=self.collator,
             train_dataset=ConcatDataset(list(frames.values())),  # type: ignore[arg-type]
             processing_class=processing_class,
         )
-        for printer in (ProgressCallback, PrinterCallback):
-            self.remove_callback(printer)
-        self.add_callback(ScoreLines(bool(args.disable_tqdm)))
         lengths = np.asarray(train.sentences["length"])
-        self.sampler = TaskBatchSampler(
-            tasks={
-                name: TaskRows(
-                    lengths=lengths[frame_rows(of_task)].max(axis=1),
-                    strata=np.zeros(len(of_task), dtype=np.int64),
-                    examples=(examples_per_epoch or {}).get(name),
-                )
-                for name, of_task in frames.items()
-            },
-            batch_size=args.per_device_train_batch_size,
-            order=order,
-            weighted=False,
-            seed=args.seed,
-            epochs=int(np.ceil(args.num_train_epochs)),
-            world_size=args.world_size,
-            rank=args.process_index,
-            accumulation=args.gradient_accumulation_steps,
-        )
-        self.add_callback(SamplerEpoch(self.sampler))
-
-    def num_examples(self, dataloader: Any) -> int:
-        """Frames that one pass draws."""
-        return self.sampler.examples_per_epoch
-
-    def get_batch_samples(
-        self, epoch_iterator: Any, num_batches: int, device: torch.device
-    ) -> tuple[list[Any], torch.Tensor | int | None]:
-        """A step's batches on this process, and the anchors that the step has on all processes."""
-        batches, _ = super().get_batch_samples(epoch_iterator, num_batches, device)
-        anchors = torch.tensor(sum(len(batch["frames"]) for batch in batches), device=device)
-        return batches, self.accelerator.gather(anchors).sum() if self.args.world_size > 1 else anchors
+        rows = {
+            name: TaskRows(
+                lengths=lengths[frame_rows(of_task)].max(axis=1),
+                strata=np.zeros(len(of_task), dtype=np.int64),
+                examples=(examples_per_epoch or {}).get(name),
+            )
+            for name, of_task in frames.items()
+        }
+        self.sample_from(rows, order, weighted=False)
 
     def compute_loss(
         self,

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from qabert.evaluation.report import bootstrap
 from qabert.evaluation.metrics import METRIC_FUNCTIONS
+from qabert.evaluation.report import bootstrap
 from qabert.evaluation.report.bootstrap import Difference, paired_bootstrap
 from qabert.inference import decide
 from qabert.tasks import QUORA, SST, STS, Task

@@ -140,7 +140,7 @@ def test_two_processes_do_not_train_one_run(done):
     output, _ = done
     with FileLock(output / "arms" / "qa" / "seed-1.lock"):
         process = subprocess.run(
-            [sys.executable, "-m", "qabert.training.reproduce", str(output), "qa", "1"],
+            [sys.executable, "-m", "qabert", "arm", str(output), "qa", "1"],
             cwd=ROOT, env=ENVIRONMENT, capture_output=True, text=True, timeout=100,
         )  # fmt: skip
     assert process.returncode == 2 and "another process is training it" in process.stderr

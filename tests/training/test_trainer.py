@@ -17,6 +17,7 @@ from qabert.errors import InputError
 from qabert.tasks import PAPER_TASKS
 from qabert.training import trainer as trainer_module
 from qabert.training.arguments import RunArguments
+from qabert.training.step_trainer import check_world
 
 
 def training_logs(trainer):
@@ -294,10 +295,10 @@ def test_several_gpus_are_not_fed_by_data_parallel(make_trainer, monkeypatch):
 def test_a_launcher_with_more_processes_than_the_trainer_sees(make_trainer, monkeypatch, launched):
     args = RunArguments(trainer={"use_cpu": True}).training_arguments()
     assert args.world_size == 1
-    trainer_module.check_world(args)
+    check_world(args)
     monkeypatch.setenv("WORLD_SIZE", launched)
     with pytest.raises(InputError, match=f"started {launched} processes but the Trainer sees 1.*--ddp_backend gloo"):
-        trainer_module.check_world(args)
+        check_world(args)
 
 
 def test_no_rows_to_train_on(make_trainer):

@@ -115,7 +115,7 @@ def test_batches_are_of_one_task_and_count_the_named_examples(make, tokenizer):
     trainer = make(examples={"two": 30}, num_train_epochs=1)
     first = len(toy_frames(tokenizer).frames["one"])
     assert {len({index < first for index in batch}) for batch in trainer.sampler} == {1}
-    assert trainer.num_examples(None) == first + 30
+    assert trainer.num_examples(trainer.get_train_dataloader()) == first + 30
     drawn = [index for batch in trainer.sampler for index in batch]
     assert sorted(index for index in drawn if index < first) == list(range(first))  # each once, not weighted
     assert len(drawn) == first + 30
