@@ -15,6 +15,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import queue
 import shutil
 import subprocess
 import sys
@@ -47,7 +48,7 @@ def reproduce(
         output: Folder of the reproduction; one that was begun goes on.
         command: What the user typed, for the report.
         arms: Some of the plan's arms; None means all.
-        jobs: Runs side by side, each on its share of the cores (or on a GPU of its own).
+        jobs: Runs side by side, each on its share of the cores and, where there are several, on a GPU of its own.
 
     Returns:
         The report's files.
@@ -75,12 +76,19 @@ def reproduce(
     jobs = min(jobs, len(runs))
     stop = threading.Event()
     failed: list[str] = []
+    free: queue.SimpleQueue[dict[str, str]] = queue.SimpleQueue()
+    for slot in range(jobs):
+        free.put(share_of_machine(slot, jobs))
 
     def work(position: int, arm: str, seed: int) -> None:
         if stop.is_set():
             return
         title = f"[{position}/{len(runs)}] {arm} seed {seed}"
-        code = run_process(arm, seed, output, title, jobs, stop)
+        share = free.get()
+        try:
+            code = run_process(arm, seed, output, title, share, stop)
+        finally:
+            free.put(share)
         if code != 0 and not stop.is_set():
             stop.set()
             failed.append(f"{title}: {last_line(output / 'arms' / arm / f'seed-{seed}.log')}")
@@ -167,7 +175,25 @@ def _source(task: Task, split: str, where: Any) -> str:
     return str(where) if where in ("hub", "demo") or split not in task.files else Path(task.files[split]).name
 
 
-def run_process(arm: str, seed: int, output: Path, title: str, jobs: int, stop: threading.Event) -> int:
+def share_of_machine(slot: int, jobs: int) -> dict[str, str]:
+    """Environment of one of several processes side by side: a share of the cores, a GPU of its own if there are some.
+
+    Threads of two processes that share cores wait for each other: each gets as many as it has cores.
+    """
+    if jobs == 1:
+        return {}
+    share = {"OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", str(max((os.cpu_count() or 1) // jobs, 1)))}
+    named = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if named is None:
+        import torch
+
+        devices = [str(number) for number in range(torch.cuda.device_count())]
+    else:
+        devices = [name for name in named.split(",") if name.strip()]
+    return share | ({"CUDA_VISIBLE_DEVICES": devices[slot % len(devices)]} if devices else {})
+
+
+def run_process(arm: str, seed: int, output: Path, title: str, share: Mapping[str, str], stop: threading.Event) -> int:
     """Run one arm with one seed in a process of its own; its words go to its log, the telling ones also to the screen.
 
     Returns:
@@ -176,10 +202,7 @@ def run_process(arm: str, seed: int, output: Path, title: str, jobs: int, stop: 
     folder = output / "arms" / arm / f"seed-{seed}"
     if is_done(folder):
         print(f"{title}: done before", flush=True)
-    environment = os.environ | {"PYTHONUNBUFFERED": "1"}
-    if jobs > 1:
-        # Threads of two processes that share cores wait for each other: each gets a share of its own.
-        environment.setdefault("OMP_NUM_THREADS", str(max((os.cpu_count() or 1) // jobs, 1)))
+    environment = {**os.environ, **share, "PYTHONUNBUFFERED": "1"}
     command = [sys.executable, "-m", "qabert", "arm", str(output), arm, str(seed)]
     with folder.with_suffix(".log").open("a", encoding="utf-8") as log:
         process = subprocess.Popen(

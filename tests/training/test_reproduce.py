@@ -182,3 +182,17 @@ def test_no_plan_is_said(capsys):
     with pytest.raises(SystemExit):
         reproduce_main(["--seeds", "1"])
     assert "give a plan first" in capsys.readouterr().err
+
+
+def test_runs_side_by_side_share_cores_and_gpus(monkeypatch):
+    from qabert.training.reproduce import share_of_machine
+
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    monkeypatch.setattr(os, "cpu_count", lambda: 8)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,5")
+    assert share_of_machine(0, 1) == {}
+    assert [share_of_machine(slot, 3) for slot in range(3)] == [
+        {"OMP_NUM_THREADS": "2", "CUDA_VISIBLE_DEVICES": device} for device in ("3", "5", "3")
+    ]
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    assert share_of_machine(0, 2) == {"OMP_NUM_THREADS": "4"}
