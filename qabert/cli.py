@@ -11,13 +11,13 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from qabert.errors import InputError, unknown
+from qabert.errors import InputError, RunError, Stopped, unknown
 from qabert.files import check_place
 from qabert.tasks import PAPER_TASKS, Task, load_tasks
 
 
 def run_command(command: Callable[[Sequence[str]], Any], argv: Sequence[str] | None) -> None:
-    """Run a command; wrong input is one line on stderr and exit code 2."""
+    """Run a command.  Wrong input is one line on stderr and exit code 2; a run that broke off, one line and code 1."""
     # Python puts a script's folder first: `import evaluate` would find scripts/evaluate.py instead of the library.
     here = os.path.dirname(os.path.abspath(sys.argv[0]))
     sys.path[:] = [path for path in sys.path if path != here or not os.path.isfile(os.path.join(path, "evaluate.py"))]
@@ -27,9 +27,13 @@ def run_command(command: Callable[[Sequence[str]], Any], argv: Sequence[str] | N
     try:
         command(sys.argv[1:] if argv is None else argv)
         sys.stdout.flush()  # here, and not when Python ends, a reader that has gone can be told from an error
-    except InputError as error:
+    except (InputError, RunError) as error:
         print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
+        sys.exit(2 if isinstance(error, InputError) else 1)
+    except Stopped as stopped:
+        if os.environ.get("RANK", "0") == "0":
+            print(stopped.message, file=sys.stderr, flush=True)
+        raise
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         sys.exit(130)
@@ -63,10 +67,12 @@ def _evaluate(argv: Sequence[str]) -> None:
     args = parser.parse_args(argv)
     from qabert.files import whole_file
     from qabert.inference import Predictor, read_config
+    from qabert.processes import launched
 
     tasks = _model_tasks(read_config(args.model), args.model, args.tasks)
     for place in filter(None, (args.output_dir, args.figures)):
         check_place(Path(place), folder=True)
+    processes = launched()
     if args.figures:
         from qabert.evaluation.figures import model_figures, require_matplotlib
 
@@ -80,16 +86,20 @@ def _evaluate(argv: Sequence[str]) -> None:
     for name in tasks:
         if args.split not in data[name].splits:
             raise InputError(f"task '{name}', key 'files': no file is declared for the split '{args.split}'")
-    predictor = Predictor.from_pretrained(args.model, args.device)
+    predictor = Predictor.from_pretrained(args.model, args.device, processes)
     from qabert.evaluation.metrics import multitask_score
     from qabert.evaluation.scores import answer_rows, result_table, score_answers
 
     answers, scores = {}, {}
     for name, task in tasks.items():
         rows = data[name].splits[args.split]
-        _report_dropped(name, data[name].dropped[args.split])
+        if processes.main:
+            _report_dropped(name, data[name].dropped[args.split])
         answers[name] = answer_rows(predictor, name, rows, args.batch_size)
-        scores[name] = score_answers(task, answers[name], rows["label"])
+        if processes.main:
+            scores[name] = score_answers(task, answers[name], rows["label"])
+    if not processes.main:
+        return
     print(result_table(tasks, {"model": scores}, args.split))
     if args.output_dir:
         import json
@@ -131,6 +141,7 @@ def _predict(argv: Sequence[str]) -> None:
     if args.output is not None and args.data:
         raise InputError("--output goes with sentences and --file; with --data use --output_dir")
     from qabert.inference import Predictor, read_config
+    from qabert.processes import launched
 
     tasks = _model_tasks(read_config(args.model), args.model, args.task)
     if args.data:
@@ -138,7 +149,8 @@ def _predict(argv: Sequence[str]) -> None:
         check_place(output_dir, folder=True)
         from qabert.submissions import write_submissions
 
-        for path in write_submissions(args.model, tasks, args.data, output_dir, args.batch_size, args.device):
+        settings = (args.batch_size, args.device, launched())
+        for path in write_submissions(args.model, tasks, args.data, output_dir, *settings):
             print(path)
         return
     if len(tasks) > 1:
@@ -149,8 +161,10 @@ def _predict(argv: Sequence[str]) -> None:
     # All of the input is read and checked before the model is loaded.
     if args.output:
         check_place(Path(args.output))
+    if args.file == "-" and int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise InputError("--file -: several processes can't share standard input; give a file")
     rows = file_rows(args.file, task) if args.file else [sentence_row(args.sentences, task)]
-    predictor = Predictor.from_pretrained(args.model, args.device)
+    predictor = Predictor.from_pretrained(args.model, args.device, launched())
     write_answers(predictor, task, rows, Path(args.output) if args.output else None, args.batch_size)
 
 
@@ -177,6 +191,8 @@ def _explain(argv: Sequence[str]) -> None:
         raise InputError("--html and --png go with sentences; with --data use --output_dir")
     if args.seed < 0:
         raise InputError(f"--seed {args.seed}: expected a whole number from 0")
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise InputError("rows are explained by one process: start it without torchrun")
     from qabert.evaluation.saliency.methods import check_methods
 
     methods = [name.strip() for name in args.methods.split(",")]

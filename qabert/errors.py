@@ -1,4 +1,4 @@
-"""The one exception that means "the input is wrong", and how it suggests a mend."""
+"""What can go wrong: the input, the run, or somebody stops it; and how a message suggests a mend."""
 
 from __future__ import annotations
 
@@ -12,6 +12,26 @@ class InputError(ValueError):
     The message is written for the user: it names the place and says what was expected.  The command line prints it
     without a traceback and exits with code 2.
     """
+
+
+class RunError(RuntimeError):
+    """A run can't go on: a loss that is no number, no memory, no disk.
+
+    The message says what was kept and what to do.  The command line prints it without a traceback and exits with 1.
+    """
+
+
+class Stopped(SystemExit):
+    """A signal asked the run to stop, and it did; the exit code is 128 + signum, as of a process that the signal ended.
+
+    Args:
+        signum: The signal.
+        message: What was saved and how to go on.
+    """
+
+    def __init__(self, signum: int, message: str) -> None:
+        super().__init__(128 + signum)
+        self.message = message
 
 
 def suggest(word: str, known: Iterable[str]) -> str:
@@ -40,3 +60,16 @@ def loading_problem(error: Exception) -> str | None:
         return None
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return " ".join(lines[:2]) or type(error).__name__
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that memory, a GPU's or the machine's, didn't suffice."""
+    text = str(error).lower()
+    return (
+        isinstance(error, MemoryError)
+        or type(error).__name__ == "OutOfMemoryError"
+        or (isinstance(error, RuntimeError) and any(part in text for part in _NO_MEMORY))
+    )
+
+
+_NO_MEMORY = ("out of memory", "can't allocate memory", "not enough memory")

@@ -54,9 +54,13 @@ FIXED: dict[str, Any] = {
     "remove_unused_columns": False,
     # Every step leaves the other tasks' heads without gradients; activation checkpointing would flip the default.
     "ddp_find_unused_parameters": True,
+    # Early stopping counts on where it was.
+    "restore_callback_states_from_checkpoint": True,
 }
 _REFUSED = {"train_sampling_strategy", "do_train", "do_eval", "do_predict", "resume_from_checkpoint", "hub_token",
-            "push_to_hub", "push_to_hub_token", "data_seed", "ignore_data_skip", "max_steps_per_epoch"}  # fmt: skip
+            "push_to_hub", "push_to_hub_token", "data_seed", "ignore_data_skip", "max_steps_per_epoch",
+            "enable_jit_checkpoint", "auto_find_batch_size", "accelerator_config", "dataloader_drop_last",
+            "dataloader_prefetch_factor"}  # fmt: skip
 
 
 def _field(default: Any, help: str, **extra: Any) -> Any:

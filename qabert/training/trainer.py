@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -14,6 +14,7 @@ from transformers.trainer_utils import speed_metrics
 
 from qabert.data.collator import DataCollator
 from qabert.data.sampling import TaskRows, strata
+from qabert.errors import RunError, out_of_memory
 from qabert.evaluation.metrics import multitask_score
 from qabert.evaluation.scores import score_answers
 from qabert.modeling.losses import LOSSES
@@ -41,6 +42,7 @@ class QABertTrainer(StepTrainer):
         processing_class: The tokenizer.
         order, weighted_sampling, examples_per_epoch: See `TaskBatchSampler`.
         head_learning_rate: Learning rate of the heads; None means `args.learning_rate`.
+        row_ids: Ids of the training rows by task, for messages.
 
     Raises:
         InputError: The launcher started another number of processes than the Trainer sees.
@@ -61,10 +63,12 @@ class QABertTrainer(StepTrainer):
         weighted_sampling: bool = True,
         examples_per_epoch: Mapping[str, int] | None = None,
         head_learning_rate: float | None = None,
+        row_ids: Mapping[str, Sequence[str]] | None = None,
         **kwargs: Any,
     ) -> None:
         self.tasks = dict(tasks)
         self.head_learning_rate = head_learning_rate
+        self.row_ids = dict(row_ids or {})
         self.logits: dict[str, np.ndarray] = {}
         self._task_losses: dict[str, torch.Tensor] = {}
         train = dict(train_dataset or {})
@@ -173,6 +177,19 @@ class QABertTrainer(StepTrainer):
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics
 
+    def sums(self) -> dict[str, Any]:
+        """The tasks' losses since the last log."""
+        return dict(self._task_losses)
+
+    def restore_sums(self, sums: dict[str, Any]) -> None:
+        """Go on adding the tasks' losses up."""
+        self._task_losses = {name: value.to(self.args.device) for name, value in sums.items()}
+
+    def row_names(self, task: str, rows: Sequence[int]) -> list[str]:
+        """Ids of training rows, where they are known."""
+        ids = self.row_ids.get(task)
+        return super().row_names(task, rows) if ids is None else [str(ids[row]) for row in rows]
+
     def answers(self, task: str) -> np.ndarray:
         """Probabilities or values (see `modeling.losses.activate`) of the rows that `evaluate` saw last."""
         return self.accelerator.unwrap_model(self.model).answers(torch.from_numpy(self.logits[task]), task).numpy()
@@ -182,12 +199,23 @@ class QABertTrainer(StepTrainer):
         # Longest first: batches of like length are fast, and memory that doesn't suffice fails at once.
         order = np.argsort(-np.asarray(features["length"]), kind="stable")
         loader = self.get_eval_dataloader(features.select(order))
-        output = self.evaluation_loop(
-            loader, description="Evaluation", prediction_loss_only=False, ignore_keys=[*ignore_keys, "embedding"]
-        )
+        try:
+            output = self.evaluation_loop(
+                loader, description="Evaluation", prediction_loss_only=False, ignore_keys=[*ignore_keys, "embedding"]
+            )
+        except Exception as error:
+            if not out_of_memory(error):
+                raise
+            raise RunError(
+                f"out of memory in an evaluation of {len(features):,} rows of up to {max(features['length'])} tokens; "
+                "lower per_device_eval_batch_size or max_length"
+            ) from error
         # Ends this task's progress bar; `on_evaluate` comes once, after all tasks.
         self.control = self.callback_handler.on_predict(self.args, self.state, self.control, output.metrics)
         back = np.empty_like(order)
         back[order] = np.arange(len(order))
         logits = np.asarray(output.predictions, dtype=np.float32)[back]
+        if not np.isfinite(logits).all():
+            rows = int((~np.isfinite(logits)).any(axis=1).sum())
+            raise RunError(f"{rows} of {len(logits)} dev rows are answered with no number: training has diverged")
         return logits, np.asarray(output.label_ids)[back], len(loader)

@@ -18,6 +18,7 @@ from qabert.evaluation.metrics import spearman
 from qabert.modeling.modeling_qabert import pool
 from qabert.modeling.triplet_losses import TRIPLET_LOSSES, distances, hinge_zero_share
 from qabert.training.step_trainer import StepTrainer
+from qabert.training.stopping import StopSignals
 
 if TYPE_CHECKING:
     import datasets
@@ -115,6 +116,7 @@ class TripletTrainer(StepTrainer):
         processing_class: The tokenizer.
         pooling: How token states become a sentence's embedding, see `modeling_qabert.pool`.
         order, examples_per_epoch: See `TaskBatchSampler`.
+        stop: See `StepTrainer`.
 
     Raises:
         InputError: The launcher started another number of processes than the Trainer sees.
@@ -133,6 +135,7 @@ class TripletTrainer(StepTrainer):
         pooling: str = "first",
         order: str = "interleaved",
         examples_per_epoch: Mapping[str, int] | None = None,
+        stop: StopSignals | None = None,
     ) -> None:
         self.loss, self.pooling = loss, pooling
         self._zeros = torch.zeros(2)
@@ -146,6 +149,7 @@ class TripletTrainer(StepTrainer):
             data_collator=self.collator,
             train_dataset=ConcatDataset(list(frames.values())),  # type: ignore[arg-type]
             processing_class=processing_class,
+            stop=stop,
         )
         lengths = np.asarray(train.sentences["length"])
         rows = {
@@ -185,6 +189,14 @@ class TripletTrainer(StepTrainer):
             logs["hinge_zero"] = zeros / anchors
             self._zeros = torch.zeros(2)
         super().log(logs, start_time)
+
+    def sums(self) -> dict[str, Any]:
+        """The anchors since the last log, and those at which equation 1 was zero."""
+        return {"zeros": self._zeros}
+
+    def restore_sums(self, sums: dict[str, Any]) -> None:
+        """Go on counting them."""
+        self._zeros = sums["zeros"]
 
     @torch.no_grad()
     def embed(self, sentences: datasets.Dataset) -> torch.Tensor:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import shutil
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -19,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from transformers import TrainingArguments
 
+from qabert.checkpoints import remove, whole_folder
 from qabert.data.sources import TaskData
 from qabert.data.triplets import Triplets, build_triplets
 from qabert.errors import InputError
@@ -27,6 +27,7 @@ from qabert.modeling import QABertModel
 from qabert.tables import table
 from qabert.tasks import Task
 from qabert.training.arguments import RunArguments
+from qabert.training.stopping import StopSignals
 from qabert.training.triplet_trainer import DevFrames, Frames, TripletTrainer, frame_rows
 
 if TYPE_CHECKING:
@@ -137,7 +138,9 @@ def dev_frames(
     return DevFrames(tokenise(sentences, tokenizer, max_length), frames, pairs)
 
 
-def train_triplets(stage: TripletStage, encoder: str, tokenizer: Any, checkpoint: str | None) -> str:
+def train_triplets(
+    stage: TripletStage, encoder: str, tokenizer: Any, checkpoint: str | None, stop: StopSignals | None = None
+) -> str:
     """Train the encoder and write `OUTPUT/triplet/`: its weights, its tokenizer, `metrics.json`.
 
     Args:
@@ -145,6 +148,7 @@ def train_triplets(stage: TripletStage, encoder: str, tokenizer: Any, checkpoint
         encoder: Folder or hub name of the encoder to start from.
         tokenizer: Its tokenizer.
         checkpoint: The stage's own checkpoint to go on from.
+        stop: Signals to look at after every step.
 
     Returns:
         The folder, whole: all of it is there, or nothing.
@@ -167,6 +171,7 @@ def train_triplets(stage: TripletStage, encoder: str, tokenizer: Any, checkpoint
         pooling=args.pooling,
         order=args.order,
         examples_per_epoch=args.triplet_examples,
+        stop=stop,
     )
     main = trainer.is_world_process_zero()
     counts = {name: len(frames) for name, frames in stage.train.frames.items()}
@@ -178,13 +183,8 @@ def train_triplets(stage: TripletStage, encoder: str, tokenizer: Any, checkpoint
     trainer.train(resume_from_checkpoint=checkpoint)
     seconds = time.time() - start
     after = trainer.measure(stage.dev)
-    part = output / f"{STAGE}.part"
-    if main and part.exists():
-        shutil.rmtree(part)
-    trainer.accelerator.wait_for_everyone()
-    trainer.save_model(str(part))  # on every process: FSDP gathers here
-    if main:
-        (part / "training_args.bin").unlink(missing_ok=True)  # names folders of this machine
+    with whole_folder(output / STAGE, main, trainer.accelerator.wait_for_everyone) as part:
+        trainer.save_model(str(part))  # on every process: FSDP gathers here
         metrics = {
             "loss": args.triplet_loss,
             "before": before,
@@ -196,10 +196,11 @@ def train_triplets(stage: TripletStage, encoder: str, tokenizer: Any, checkpoint
             "sentences": len(stage.train.sentences),
             "history": trainer.state.log_history,
         }
-        with whole_file(part / "metrics.json") as file:
-            json.dump(metrics, file, indent=2, ensure_ascii=False)
-        part.replace(output / STAGE)
-        shutil.rmtree(output / CHECKPOINTS, ignore_errors=True)
+        if main:
+            with whole_file(part / "metrics.json") as file:
+                json.dump(metrics, file, indent=2, ensure_ascii=False)
+    if main:
+        remove(output / CHECKPOINTS)
         print(measure_table(before, after), flush=True)
     trainer.accelerator.wait_for_everyone()
     return str(output / STAGE)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from qabert.data.sampling import TaskBatchSampler, TaskRows
-from qabert.training.callbacks import SamplerEpoch, ScoreLines, format_log
+from qabert.training.callbacks import ScoreLines, StepSeeds, format_log
 
 
 def state(**values):
@@ -19,7 +19,7 @@ def state(**values):
 def test_the_sampler_is_told_the_epoch_also_in_its_middle(epoch, expected):
     rows = TaskRows(lengths=np.ones(4), strata=np.zeros(4))
     sampler = TaskBatchSampler({"a": rows}, batch_size=2)
-    SamplerEpoch(sampler).on_epoch_begin(None, state(epoch=epoch), None)
+    StepSeeds(sampler).on_epoch_begin(None, state(epoch=epoch), None)
     assert sampler.epoch == expected
 
 
