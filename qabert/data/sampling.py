@@ -5,16 +5,22 @@ Nothing here keeps a random state between epochs, so a resumed run draws what th
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from bisect import bisect_right
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import torch
-from torch.utils.data import RandomSampler, Sampler, WeightedRandomSampler
+from torch.utils.data import Sampler, WeightedRandomSampler
+
+from qabert.errors import InputError
 
 ORDERS = ("sequential", "interleaved", "annealed")
 #: Batches whose rows are sorted by length together: long enough for like lengths, short enough to stay random.
 POOL = 64
+#: Rows that are converted or drawn at once: what an intermediate costs doesn't grow with the rows.
+CHUNK = 2**18
 
 
 @dataclass(frozen=True)
@@ -22,8 +28,9 @@ class TaskRows:
     """What the sampler has to know of a task's training rows.
 
     Args:
-        lengths: Tokens of each row, `(rows,)`.
-        strata: A small integer per row by which rows are weighted: the class, or the rounded value of a regression.
+        lengths: Tokens of each row, `(rows,)`, in any integer type: kept as it is, so a small one saves memory.
+        strata: A small integer per row by which rows are weighted: the class, or the rounded value of a regression
+            (see `strata`).  `(rows,)`, kept as it is too.
         examples: How many rows an epoch draws; None means as many as there are.
     """
 
@@ -37,22 +44,117 @@ class TaskRows:
         return len(self.lengths) if self.examples is None else self.examples
 
 
+def column(values: Any, convert: Callable[[np.ndarray], np.ndarray] | None = None) -> np.ndarray:
+    """A column of numbers as an array; integers in the smallest type that holds them all.
+
+    The column is read in slices: `np.asarray` reads a dataset's lazy column row by row, a hundred times slower.
+    Integers without a minus sign get an unsigned type: cast them before you negate or subtract.
+
+    Args:
+        values: Anything with a length and slices: a list, an array, a dataset's column.
+        convert: Applied to each slice; without it the numbers stay what they are.
+
+    Returns:
+        Shape `(rows,)`.
+    """
+    parts = []
+    for first in range(0, max(len(values), 1), CHUNK):
+        part = np.asarray(values[first : first + CHUNK])
+        parts.append(_smallest(part if convert is None else convert(part)))
+    return _smallest(np.concatenate(parts))
+
+
+def _smallest(values: np.ndarray) -> np.ndarray:
+    if values.dtype.kind not in "iu":
+        return values
+    low, high = values.min(initial=0), values.max(initial=0)
+    kinds = (np.uint8, np.int8, np.uint16, np.int16, np.uint32, np.int32, np.int64)
+    fits = next(kind for kind in kinds if np.iinfo(kind).min <= low and high <= np.iinfo(kind).max)
+    return values.astype(fits, copy=False)
+
+
+def _row_type(rows: int) -> tuple[type, torch.dtype]:
+    """The type of a row's number, for numpy and for torch."""
+    return (np.int32, torch.int32) if rows < 2**31 else (np.int64, torch.int64)
+
+
 def strata(labels: Sequence[float] | np.ndarray, task_range: tuple[float, float] | None, bins: int = 5) -> np.ndarray:
     """Labels as weighting classes: a class as it is, a regression's value by its nearest step of `range / bins`.
 
     For similarities from 0 to 5 that is rounding to 0..5 (paper, section 4.2.3).
+
+    Returns:
+        Shape `(rows,)`, in the smallest integer type that holds them.
     """
-    values = np.asarray(labels, dtype=np.float64)
     if task_range is None:
-        return values.astype(np.int64)
+        return column(labels, lambda values: values.astype(np.int64))
     low, high = task_range
-    return np.floor((values - low) / (high - low) * bins + 0.5).astype(np.int64)
+    return column(
+        labels,
+        lambda values: np.floor((values.astype(np.float64) - low) / (high - low) * bins + 0.5).astype(np.int64),
+    )
 
 
-def label_weights(classes: np.ndarray) -> torch.Tensor:
-    """Weight 1 / count(class) for each row, so that the weights of every class sum to 1 (paper, section 4.2.3)."""
-    _, inverse, counts = np.unique(classes, return_inverse=True, return_counts=True)
-    return torch.from_numpy(1.0 / counts[inverse])
+@dataclass(frozen=True)
+class Classes:
+    """A task's rows grouped by class.
+
+    Args:
+        rows: Row numbers, class after class.
+        ends: Where each class ends in `rows`, `(classes,)`.
+    """
+
+    rows: np.ndarray
+    ends: np.ndarray
+
+    @classmethod
+    def of(cls, strata: np.ndarray) -> Classes:
+        """Group rows by their class, in slices, so that no 8-byte array of all rows is made."""
+        classes, counts = np.unique(strata, return_counts=True)
+        ends = np.cumsum(counts)
+        filled = ends - counts
+        rows: np.ndarray = np.empty(len(strata), dtype=_row_type(len(strata))[0])
+        for first in range(0, len(strata), CHUNK):
+            part = strata[first : first + CHUNK]
+            found, sizes = np.unique(part, return_counts=True)
+            own = np.searchsorted(classes, found)
+            places = np.repeat(filled[own] - np.cumsum(sizes) + sizes, sizes) + np.arange(len(part))
+            rows[places] = np.argsort(part, kind="stable") + first
+            filled[own] += sizes
+        return cls(rows, ends)
+
+    def draw(self, count: int, generator: torch.Generator) -> np.ndarray:
+        """Draw rows with weight 1 / count(class), with replacement (paper, section 4.2.3).
+
+        The weights of every class sum to 1, so this is a class drawn evenly and then one of its rows drawn evenly:
+        P(row) = 1 / classes × 1 / count(class), what weights over the rows give as well.  Those, however, stop at
+        2^24 rows, the most categories that `torch.multinomial` takes.
+
+        Returns:
+            Row numbers, shape `(count,)`.
+        """
+        drawn = np.empty(count, dtype=self.rows.dtype)
+        even = torch.ones(len(self.ends))
+        starts = np.concatenate([[0], self.ends[:-1]])
+        for first in range(0, count, CHUNK):
+            size = min(CHUNK, count - first)
+            sampler = WeightedRandomSampler(even, size, generator=generator)  # type: ignore[arg-type]  # any sequence
+            of_class = np.fromiter(sampler, dtype=np.int64, count=size)
+            # A double below 1 times a count rounds to less than the count, and is even to one part in 2^53.
+            share = torch.rand(size, generator=generator, dtype=torch.float64).numpy()
+            start = starts[of_class]
+            drawn[first : first + size] = self.rows[start + (share * (self.ends[of_class] - start)).astype(np.int64)]
+        return drawn
+
+
+def _shuffled(rows: int, count: int, generator: torch.Generator) -> np.ndarray:
+    """Each row once, in random order; of fewer, a random part; of more, whole permutations and then a part of one."""
+    number, torch_number = _row_type(rows)
+    drawn: np.ndarray = np.empty(count, dtype=number)
+    for first in range(0, count, rows):
+        part = drawn[first : first + rows]
+        part[:] = torch.randperm(rows, generator=generator, dtype=torch_number).numpy()[: len(part)]
+    return drawn
 
 
 @dataclass
@@ -70,12 +172,16 @@ class TaskBatchSampler(Sampler[list[int]]):
         batch_size: Rows per batch on one process.
         order: `sequential` (task after task, the paper's), `interleaved` (steps of all tasks shuffled) or `annealed`
             (shuffled; each task's share of the rows goes from its size to equal shares over the `epochs`).
-        weighted: Draw with weight 1 / count(label), with replacement; else each row once.
+        weighted: Draw with weight 1 / count(label), with replacement (see `Classes.draw`); else each row once.
         seed: With the epoch, all that the order depends on.
         epochs: Epochs of the whole run, for `annealed`.
         world_size: Number of processes.
         rank: This process.
         accumulation: Batches that one process adds up before an optimizer step.
+
+    Raises:
+        ValueError: There is no such order.
+        InputError: A task has no rows, or draws none.
     """
 
     tasks: Mapping[str, TaskRows]
@@ -92,9 +198,12 @@ class TaskBatchSampler(Sampler[list[int]]):
     def __post_init__(self) -> None:
         if self.order not in ORDERS:
             raise ValueError(f"order '{self.order}' is none of {', '.join(ORDERS)}")
-        self._offsets = dict(
-            zip(self.tasks, np.cumsum([0, *(len(t.lengths) for t in self.tasks.values())][:-1]).tolist(), strict=True)
-        )
+        for name, task in self.tasks.items():
+            if not len(task.lengths) or task.drawn < 1:
+                raise InputError(
+                    f"task '{name}': an epoch draws {task.drawn} of {len(task.lengths)} rows; it needs 1 at least"
+                )
+        self._classes = {name: Classes.of(task.strata) for name, task in self.tasks.items()} if self.weighted else {}
 
     def set_epoch(self, epoch: int) -> None:
         """Say which epoch the next iteration is; the Trainer and a callback call this."""
@@ -140,40 +249,41 @@ class TaskBatchSampler(Sampler[list[int]]):
 
     def __iter__(self) -> Iterator[list[int]]:
         """This process's batches of the current epoch, as lists of row indices."""
-        steps = []
+        drawn, orders, ends = [], [], [0]
         for number, (name, rows) in enumerate(self.counts().items()):
             seeds = np.random.SeedSequence([self.seed, self.epoch, number]).generate_state(1, np.uint64)
             generator = torch.Generator().manual_seed(int(seeds[0]) >> 1)
-            steps += self._task_steps(self.tasks[name], rows, self._offsets[name], generator)
+            drawn.append(self._draw(name, rows, generator))
+            steps = self._steps(rows)
+            orders.append(_shuffled(steps, steps, generator) + ends[-1])
+            ends.append(ends[-1] + steps)
+        order = np.concatenate(orders)
         if self.order != "sequential":
-            np.random.default_rng([self.seed, self.epoch]).shuffle(steps)
-        for step in steps:
+            np.random.default_rng([self.seed, self.epoch]).shuffle(order)
+        offsets = np.cumsum([0, *(len(task.lengths) for task in self.tasks.values())]).tolist()
+        # Only slices are made here, as they are asked for: lists of all batches would take ten times the rows' numbers.
+        for step in map(int, order):
+            task = bisect_right(ends, step) - 1
+            first, last = _bounds(step - ends[task], ends[task + 1] - ends[task], len(drawn[task]))
             for piece in range(self.rank, self.pieces, self.world_size):
-                yield step[piece :: self.pieces].tolist()
+                rows_of_task = drawn[task][first + piece : last : self.pieces]
+                yield (rows_of_task.astype(np.int64) + offsets[task]).tolist()
 
-    def _task_steps(self, task: TaskRows, rows: int, offset: int, generator: torch.Generator) -> list[np.ndarray]:
-        """Row indices of one task, drawn, sorted by length within pools, cut into steps, the steps shuffled."""
-        drawn = self._draw(task, rows, generator)
-        drawn = np.resize(drawn, max(rows, self.pieces))  # fewer rows than processes: some are seen twice
-        count = self._steps(rows)
-        bounds = np.linspace(0, len(drawn), count + 1).astype(int)  # sizes differ by one row at most
-        steps: list[np.ndarray] = []
-        for first in range(0, count, POOL):
-            last = min(first + POOL, count)
-            pool = drawn[bounds[first] : bounds[last]]
-            pool = pool[np.argsort(task.lengths[pool], kind="stable")] + offset
-            steps += np.split(pool, bounds[first + 1 : last] - bounds[first])
-        return [steps[index] for index in torch.randperm(count, generator=generator).tolist()]
+    def _draw(self, name: str, rows: int, generator: torch.Generator) -> np.ndarray:
+        """Row numbers of one task, drawn, and sorted by length within pools of steps."""
+        lengths = self.tasks[name].lengths
+        drawn = self._classes[name].draw(rows, generator) if self.weighted else _shuffled(len(lengths), rows, generator)
+        if rows < self.pieces:  # fewer rows than processes: some are seen twice
+            drawn = np.resize(drawn, self.pieces)
+        steps = self._steps(rows)
+        for step in range(0, steps, POOL):
+            first = _bounds(step, steps, len(drawn))[0]
+            last = _bounds(min(step + POOL, steps) - 1, steps, len(drawn))[1]
+            pool = drawn[first:last]
+            pool[:] = pool[np.argsort(lengths[pool], kind="stable")]
+        return drawn
 
-    def _draw(self, task: TaskRows, rows: int, generator: torch.Generator) -> np.ndarray:
-        sampler: Sampler[int]
-        if self.weighted:
-            sampler = WeightedRandomSampler(
-                label_weights(task.strata),  # type: ignore[arg-type]  # a tensor is what it makes of it
-                rows,
-                replacement=True,
-                generator=generator,
-            )
-        else:
-            sampler = RandomSampler(task.lengths, num_samples=rows, generator=generator)  # type: ignore[arg-type]
-        return np.fromiter(sampler, dtype=np.int64, count=rows)
+
+def _bounds(step: int, steps: int, rows: int) -> tuple[int, int]:
+    """Where a step begins and ends when rows are cut into steps whose sizes differ by one row at most."""
+    return step * rows // steps, (step + 1) * rows // steps

@@ -23,6 +23,7 @@ from transformers import EarlyStoppingCallback, TrainingArguments, set_seed
 from qabert.checkpoints import checkpoints, clear_parts, newest_whole, problem
 from qabert.data.demo import DEMO_NOTE
 from qabert.data.prompts import PromptEncoder
+from qabert.data.sampling import column
 from qabert.data.sources import TaskData, load_data
 from qabert.data.summary import summarise, summary_text
 from qabert.errors import InputError, RunError, loading_problem
@@ -121,7 +122,7 @@ def _train(args: RunArguments, stop: StopSignals) -> dict[str, Any]:
 
     scores = _by_task(trainer.evaluate(dev, metric_key_prefix="final"), "final", tasks)
     majority = {
-        name: majority_baseline(task, np.asarray(features[name]["train"]["labels"]), np.asarray(dev[name]["labels"]))
+        name: majority_baseline(task, column(features[name]["train"]["labels"]), column(dev[name]["labels"]))
         for name, task in tasks.items()
     }
     warnings = unlearnt(tasks, trainer.state.log_history, scores, majority)
@@ -288,7 +289,7 @@ def label_priors(tasks: Mapping[str, Task], features: Mapping[str, Mapping[str, 
         name: ((counts + 1) / (counts + 1).sum()).tolist()
         for name, task in tasks.items()
         if task.labels
-        for counts in [np.bincount(features[name]["train"]["labels"], minlength=len(task.labels))]
+        for counts in [np.bincount(column(features[name]["train"]["labels"]), minlength=len(task.labels))]
     }
 
 

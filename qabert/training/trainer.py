@@ -13,7 +13,7 @@ from transformers import TrainingArguments
 from transformers.trainer_utils import speed_metrics
 
 from qabert.data.collator import DataCollator
-from qabert.data.sampling import TaskRows, strata
+from qabert.data.sampling import TaskRows, column, strata
 from qabert.errors import RunError, out_of_memory
 from qabert.evaluation.metrics import multitask_score
 from qabert.evaluation.scores import score_answers
@@ -87,7 +87,7 @@ class QABertTrainer(StepTrainer):
         if train:
             rows = {
                 name: TaskRows(
-                    lengths=np.asarray(features["length"]),
+                    lengths=column(features["length"]),
                     strata=strata(features["labels"], self.tasks[name].range),
                     examples=(examples_per_epoch or {}).get(name),
                 )
@@ -197,7 +197,7 @@ class QABertTrainer(StepTrainer):
     def _predict_task(self, features: Any, ignore_keys: list[str]) -> tuple[np.ndarray, np.ndarray, int]:
         """Logits `(rows, outputs)` and labels `(rows,)` in the features' order, number of batches."""
         # Longest first: batches of like length are fast, and memory that doesn't suffice fails at once.
-        order = np.argsort(-np.asarray(features["length"]), kind="stable")
+        order = np.argsort(-column(features["length"]).astype(np.int32), kind="stable")
         loader = self.get_eval_dataloader(features.select(order))
         try:
             output = self.evaluation_loop(

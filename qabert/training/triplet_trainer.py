@@ -13,7 +13,7 @@ from torch.utils.data import ConcatDataset
 from tqdm.auto import tqdm
 from transformers import TrainingArguments
 
-from qabert.data.sampling import TaskRows
+from qabert.data.sampling import TaskRows, column
 from qabert.evaluation.metrics import spearman
 from qabert.modeling.modeling_qabert import pool
 from qabert.modeling.triplet_losses import TRIPLET_LOSSES, distances, hinge_zero_share
@@ -151,11 +151,11 @@ class TripletTrainer(StepTrainer):
             processing_class=processing_class,
             stop=stop,
         )
-        lengths = np.asarray(train.sentences["length"])
+        lengths = column(train.sentences["length"])
         rows = {
             name: TaskRows(
                 lengths=lengths[frame_rows(of_task)].max(axis=1),
-                strata=np.zeros(len(of_task), dtype=np.int64),
+                strata=np.zeros(len(of_task), dtype=np.uint8),
                 examples=(examples_per_epoch or {}).get(name),
             )
             for name, of_task in frames.items()
@@ -204,7 +204,7 @@ class TripletTrainer(StepTrainer):
         model: Any = self.model
         model.eval()
         collator = dataclasses.replace(self.collator, sentences=sentences)
-        order = np.argsort(-np.asarray(sentences["length"]), kind="stable")  # like lengths together
+        order = np.argsort(-column(sentences["length"]).astype(np.int32), kind="stable")  # like lengths together
         parts = []
         quiet = bool(self.args.disable_tqdm) or not self.is_world_process_zero()
         size = self.args.per_device_eval_batch_size

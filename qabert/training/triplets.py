@@ -19,6 +19,7 @@ import numpy as np
 from transformers import TrainingArguments
 
 from qabert.checkpoints import remove, whole_folder
+from qabert.data.sampling import column
 from qabert.data.sources import TaskData
 from qabert.data.triplets import Triplets, build_triplets
 from qabert.errors import InputError
@@ -133,7 +134,7 @@ def dev_frames(
     for name, task in tasks.items():
         if task.pair and task.problem == "regression":
             sides = [[numbers.setdefault(t, len(numbers)) for t in rows[name][key]] for key in ("text_a", "text_b")]
-            pairs[name] = (np.array(sides).T, np.asarray(rows[name]["label"]))
+            pairs[name] = (np.array(sides).T, column(rows[name]["label"]))
     sentences = datasets.Dataset.from_dict({"text": list(numbers)})
     return DevFrames(tokenise(sentences, tokenizer, max_length), frames, pairs)
 

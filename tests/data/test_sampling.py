@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import dataclasses
+import tracemalloc
 from collections import Counter
 from itertools import pairwise
 
+import datasets
 import numpy as np
 import pytest
 import torch
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from qabert.data.sampling import ORDERS, TaskBatchSampler, TaskRows, label_weights, strata
+from qabert.data import sampling
+from qabert.data.sampling import ORDERS, Classes, TaskBatchSampler, TaskRows, column, strata
+from qabert.errors import InputError
 
 
 def make(sizes, *, examples=None, labels=2, **options):
@@ -109,6 +113,30 @@ def test_cutting_a_step_does_not_change_its_rows(sizes, batch_size, order, weigh
     assert whole == steps(make(sizes, batch_size=batch_size, accumulation=2, **same), 1)
 
 
+@given(st.lists(st.integers(1, 40), min_size=1, max_size=3), st.integers(1, 80), st.integers(1, 20), st.data())
+@settings(deadline=None, max_examples=60)
+def test_no_process_waits_for_a_batch_that_never_comes(sizes, examples, world_size, data):
+    """Also with a single row, with more processes than rows, and with other numbers of rows drawn than there are."""
+    drawn = {"examples": data.draw(st.sampled_from([None, {0: examples}])), "weighted": data.draw(st.booleans())}
+    rest = {"order": data.draw(st.sampled_from(ORDERS)), "accumulation": data.draw(st.integers(1, 3)), "epochs": 2}
+    sampler = make(sizes, world_size=world_size, batch_size=data.draw(st.integers(1, 5)), **drawn, **rest)
+    every = ranks(sampler, epoch=1)
+    assert {len(batches) for batches in every} == {len(sampler)}
+    assert all(batch for batches in every for batch in batches)
+    tasks_of(sampler, steps(sampler, 1))
+
+
+@given(st.lists(st.integers(12, 200), min_size=1, max_size=3), st.integers(2, 5), st.sampled_from(ORDERS), st.data())
+@settings(deadline=None)
+def test_every_cut_of_a_step_has_its_rows(sizes, batch_size, order, data):
+    """The steps are those of one process with one large batch, in the same order, for all cuts into 2 to 12 pieces."""
+    world_size, accumulation = data.draw(st.sampled_from([(12, 1), (1, 12), (2, 3), (3, 2), (4, 3), (1, 2), (5, 1)]))
+    pieces = world_size * accumulation
+    same = {"order": order, "weighted": data.draw(st.booleans()), "epochs": 3, "seed": data.draw(st.integers(0, 9))}
+    cut = make(sizes, batch_size=batch_size, world_size=world_size, accumulation=accumulation, **same)
+    assert steps(cut, 1) == steps(make(sizes, batch_size=batch_size * pieces, **same), 1)
+
+
 def test_pieces_of_a_step_are_of_like_size():
     sampler = make([101], batch_size=8, world_size=3, accumulation=2)
     every = ranks(sampler)
@@ -198,6 +226,13 @@ def test_unknown_order_is_refused():
         make([5], order="random")
 
 
+@pytest.mark.parametrize("weighted", [True, False])
+@pytest.mark.parametrize(("rows", "examples"), [(5, 0), (5, -2), (0, None), (0, 3)])
+def test_task_that_draws_no_row_is_refused(rows, examples, weighted):
+    with pytest.raises(InputError, match=r"task 't1': an epoch draws -?\d of \d rows; it needs 1 at least"):
+        make([5, rows], examples={1: examples}, weighted=weighted)
+
+
 @given(sizes, options)
 @settings(deadline=None)
 def test_unweighted_epoch_has_every_row_once(sizes, options):
@@ -234,11 +269,50 @@ def test_steps_are_shuffled_within_a_task():
 # --- weights ----------------------------------------------------------------------------------------------------------
 
 
-@given(st.lists(st.integers(-3, 9), min_size=1, max_size=60))
-def test_weights_of_each_label_sum_to_one(classes):
-    weights = label_weights(np.array(classes)).numpy()
-    for label in set(classes):
-        assert weights[np.array(classes) == label].sum() == pytest.approx(1)
+@given(st.lists(st.integers(-3, 9), min_size=1, max_size=60), st.sampled_from([np.int8, np.int64]), st.integers(1, 70))
+@settings(deadline=None)
+def test_classes_are_grouped_whatever_the_slices(labels, kind, chunk):
+    labels = np.array(labels, dtype=kind)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sampling, "CHUNK", chunk)
+        found = Classes.of(labels)
+    expected = [np.flatnonzero(labels == label).tolist() for label in np.unique(labels)]
+    assert [part.tolist() for part in np.split(found.rows, found.ends[:-1])] == expected
+    assert found.ends[-1] == len(labels)
+
+
+@pytest.mark.parametrize("chunk", [999, 2**18])
+def test_weighted_rows_are_drawn_with_weight_one_over_the_count_of_their_class(monkeypatch, chunk):
+    """Chi-square over the classes, and over the rows of each class, against the weights themselves."""
+    from scipy.stats import chisquare
+
+    monkeypatch.setattr(sampling, "CHUNK", chunk)
+    classes = np.random.default_rng(0).permutation(np.repeat([0, 1, 2, 7], [700, 200, 99, 1]))
+    tasks = {"t": TaskRows(lengths=np.full(1000, 9), strata=classes, examples=60_000)}
+    drawn = np.bincount([i for batch in batches(TaskBatchSampler(tasks, 32, seed=3)) for i in batch], minlength=1000)
+    by_class = [drawn[classes == label] for label in (0, 1, 2, 7)]
+    assert chisquare([rows.sum() for rows in by_class]).pvalue > 0.001
+    for rows in by_class[:3]:
+        assert chisquare(rows).pvalue > 0.001
+    weights = 1 / np.bincount(classes)[classes] / 4
+    assert chisquare(drawn, weights * drawn.sum()).pvalue > 0.001
+
+
+def test_unweighted_part_is_drawn_evenly():
+    from scipy.stats import chisquare
+
+    sampler = make([200], examples={0: 50}, weighted=False, batch_size=50)
+    drawn = np.bincount([i for epoch in range(400) for i in batches(sampler, epoch)[0]], minlength=200)
+    # An epoch draws a row once at most, so counts vary less than chi-square's: by 1 - 50 / 200.
+    assert 0.001 < chisquare(drawn / 0.75).pvalue < 0.999
+
+
+@pytest.mark.parametrize("rows", [1, 7, 30])
+def test_more_rows_than_there_are_come_as_whole_permutations(rows):
+    sampler = make([rows], examples={0: 3 * rows + rows // 2}, weighted=False, batch_size=10 * rows)
+    (drawn,) = batches(sampler)
+    assert set(np.bincount(drawn)) <= {3, 4}
+    assert len(drawn) == 3 * rows + rows // 2
 
 
 def test_weighted_draws_are_balanced():
@@ -274,6 +348,79 @@ def test_strata_of_any_range_are_fifths(labels, low, width):
 
 def test_classes_are_their_own_strata():
     assert strata([4, 0, 2], None).tolist() == [4, 0, 2]
+
+
+# --- any size ---------------------------------------------------------------------------------------------------------
+
+
+def test_more_rows_than_multinomial_takes():
+    """2^24 rows and more; an epoch of a few of them, of which both classes are halves."""
+    rows = 2**24 + 1000
+    classes = np.zeros(rows, dtype=np.uint8)
+    classes[-500:] = 1
+    tasks = {"t": TaskRows(lengths=np.zeros(rows, dtype=np.int32), strata=classes, examples=2000)}
+    tracemalloc.start()
+    drawn = [index for batch in batches(TaskBatchSampler(tasks, 32)) for index in batch]
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert len(drawn) == 2000 and min(drawn) < 2**23 < max(drawn)
+    assert np.mean(np.array(drawn) >= rows - 500) == pytest.approx(0.5, abs=0.05)
+    assert peak < 10 * rows  # bytes: 4 to group a row by its class, no arrays of 8-byte numbers beside them
+
+
+@pytest.mark.parametrize("weighted", [True, False])
+def test_an_epoch_takes_a_few_bytes_a_row(weighted):
+    rows = 1_000_000
+    rng = np.random.default_rng(0)
+    classes = rng.integers(0, 5, rows, dtype=np.uint8)
+    tasks = {"t": TaskRows(lengths=rng.integers(3, 60, rows, dtype=np.uint8), strata=classes)}
+    tracemalloc.start()
+    batch = next(iter(TaskBatchSampler(tasks, 32, weighted=weighted, order="interleaved")))
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert len(batch) == 32
+    assert peak < (12 if weighted else 2) * 2**20 + 8 * rows  # slices of 2^18 rows, and 4 bytes twice for each row
+
+
+def test_strata_are_made_in_slices():
+    values = np.random.default_rng(0).uniform(0, 5, 4_000_000)
+    tracemalloc.start()
+    strata(values, (0.0, 5.0))
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 2.5 * len(values) + 30 * sampling.CHUNK  # bytes: the slices' results and the whole
+
+
+def test_rows_keep_their_types():
+    lengths, classes = np.array([3, 4, 5], dtype=np.uint8), np.array([0, 1, 1], dtype=np.int8)
+    sampler = TaskBatchSampler({"t": TaskRows(lengths, classes)}, 2)
+    batches(sampler)
+    assert sampler.tasks["t"].lengths is lengths and sampler.tasks["t"].strata is classes
+
+
+@pytest.mark.parametrize(
+    ("values", "kind"),
+    [
+        ([], np.uint8), ([0, 255], np.uint8), ([0, 256], np.uint16), ([-1, 127], np.int8), ([-1, 128], np.int16),
+        ([2**16], np.uint32), ([-(2**31), 1], np.int32), ([2**32], np.int64), ([0.5, 1], np.float64),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("chunk", [1, 2**18])
+def test_column_is_of_the_smallest_type(monkeypatch, values, kind, chunk):
+    monkeypatch.setattr(sampling, "CHUNK", chunk)
+    found = column(values if values else np.array([], dtype=np.int64))
+    assert found.tolist() == values and found.dtype == kind
+
+
+def test_lazy_column_is_read_in_slices(monkeypatch):
+    """Row by row, a million rows would take half a minute."""
+    rows = datasets.Dataset.from_dict({"length": list(range(1000)), "label": [x / 200 for x in range(1000)]})
+    monkeypatch.setattr(sampling, "CHUNK", 300)
+    monkeypatch.setattr(datasets.arrow_dataset.Column, "__iter__", None)
+    assert column(rows["length"]).tolist() == list(range(1000)) and column(rows["length"]).dtype == np.uint16
+    assert strata(rows["label"], (0.0, 5.0)).tolist() == [int(x / 200 + 0.5) for x in range(1000)]
+    assert strata(rows["label"], (0.0, 5.0)).dtype == np.uint8
+    assert strata(rows["length"], None).dtype == np.uint16
 
 
 # --- annealed ---------------------------------------------------------------------------------------------------------
