@@ -199,12 +199,12 @@ class StepTrainer(CheckpointedTrainer):
 
 
 def check_world(args: TrainingArguments) -> None:
-    """Stop where the launcher's number of processes isn't the Trainer's.
+    """Stop where the launcher asked for something else than the Trainer sees.
 
-    Otherwise each process would believe that it is alone, and all would write to one folder.
+    With other numbers of processes each would believe that it is alone, and all would write to one folder.
 
     Raises:
-        InputError: They differ.
+        InputError: They differ, or the launcher asks for FSDP on CPUs.
     """
     launched = int(os.environ.get("WORLD_SIZE", "1"))
     if launched != args.world_size:
@@ -212,3 +212,5 @@ def check_world(args: TrainingArguments) -> None:
             f"the launcher started {launched} processes but the Trainer sees {args.world_size}: on CPUs add "
             "--use_cpu true --ddp_backend gloo; on GPUs check that every process sees one"
         )
+    if os.environ.get("ACCELERATE_USE_FSDP", "").lower() == "true" and args.device.type == "cpu":
+        raise InputError("the launcher asks for FSDP, which needs GPUs: on CPUs Accelerate would ignore it; use torchrun")

@@ -12,6 +12,7 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModel, AutoTokenizer
 
+from qabert.checkpoints import write_checksums
 from qabert.data.sources import load_data
 from qabert.errors import InputError
 from qabert.tasks import PAPER_TASKS
@@ -224,6 +225,7 @@ def test_a_checkpoint_of_the_stage_is_none_of_the_run(words, tmp_path, no_model)
     checkpoint = tmp_path / "old" / CHECKPOINTS / "checkpoint-2"
     checkpoint.mkdir(parents=True)
     (checkpoint / "trainer_state.json").write_text("{}")
+    write_checksums(checkpoint)
     with pytest.raises(InputError, match="is of the triplet stage, which goes on with --resume auto"):
         train(parse([*words, "--output_dir", str(tmp_path / "out"), "--resume", str(checkpoint)]))
 
@@ -306,9 +308,9 @@ def test_a_run_killed_inside_the_stage_goes_on_from_the_stages_checkpoint(
     killed(monkeypatch, TripletTrainer, 5, flags)
     assert (tmp_path / "out" / CHECKPOINTS / "checkpoint-4").is_dir()
     assert not (tmp_path / "out" / STAGE).exists()
-    (tmp_path / "out" / f"{STAGE}.part").mkdir()  # a kill while the encoder was being written
-    (tmp_path / "out" / f"{STAGE}.part" / "model.safetensors").write_bytes(b"half")
-    (tmp_path / "out" / f"{STAGE}.part" / "stray").touch()
+    (tmp_path / "out" / f".{STAGE}.part").mkdir()  # a kill while the encoder was being written
+    (tmp_path / "out" / f".{STAGE}.part" / "model.safetensors").write_bytes(b"half")
+    (tmp_path / "out" / f".{STAGE}.part" / "stray").touch()
     before = dict(steps)
     again = train(parse(flags))
     assert steps[TripletTrainer] - before[TripletTrainer] == result["triplet"]["steps"] - 4
