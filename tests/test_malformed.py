@@ -397,12 +397,12 @@ def resume_from_nowhere(w):
 
 @case("'seed'", "was 1", "is 2 now", "same settings")
 def resume_with_other_settings(w):
-    from qabert.training.run import _described
+    from qabert.training.output import described
 
     main, argv = w.train("--resume", "auto")
     args = parse([*argv, "--seed", "1"])
     w.out.mkdir()
-    (w.out / "arguments.yaml").write_text(yaml.safe_dump(_described(args, args.load_tasks())))
+    (w.out / "arguments.yaml").write_text(yaml.safe_dump(described(args, args.load_tasks())))
     return main, [*argv, "--seed", "2"]
 
 

@@ -29,7 +29,7 @@ def look(process: int, output: Path) -> dict[str, float]:
     """What a process holds now."""
     status = dict(line.split(":", 1) for line in Path(f"/proc/{process}/status").read_text().splitlines())
     folders = [path for path in output.glob("checkpoint-*") if path.is_dir()]
-    stray = [path for path in output.rglob(".*") if path.is_dir()]
+    stray = [name for _, names, _ in os.walk(output) for name in names if name.startswith(".")]  # may go while we look
     return {
         "memory, MiB": int(status["VmRSS"].split()[0]) / 1024,
         "threads": int(status["Threads"]),

@@ -15,7 +15,8 @@ from qabert.checkpoints import newest_whole
 from qabert.errors import InputError, RunError, out_of_memory
 from qabert.tasks import PAPER_TASKS
 from qabert.training.arguments import parse
-from qabert.training.run import check_room, train, unlearnt
+from qabert.training.output import check_room
+from qabert.training.run import train, unlearnt
 from qabert.training.trainer import QABertTrainer
 
 ROOT = Path(__file__).parents[2]
@@ -191,7 +192,7 @@ def test_a_disk_without_room_is_told_before_training(tmp_path, make_trainer, mon
     check_room(tmp_path, trainer.model, trainer.args)
     usage = os.statvfs(tmp_path)
     assert usage.f_bavail > 0
-    monkeypatch.setattr("qabert.training.run.shutil.disk_usage", lambda path: type("Usage", (), {"free": 1000}))
+    monkeypatch.setattr("qabert.training.output.shutil.disk_usage", lambda path: type("Usage", (), {"free": 1000}))
     with pytest.raises(InputError, match="the disk has 0 MiB left and the run writes at least"):
         check_room(tmp_path, trainer.model, trainer.args)
 

@@ -20,7 +20,8 @@ from qabert.errors import InputError
 from qabert.modeling import QABertModel
 from qabert.tasks import PAPER_TASKS
 from qabert.training.arguments import parse
-from qabert.training.run import _subset, prepare_output, train
+from qabert.training.output import prepare_output
+from qabert.training.run import _subset, train
 
 ROOT = Path(__file__).parents[2]
 
