@@ -219,7 +219,8 @@ def run_process(arm: str, seed: int, output: Path, title: str, share: Mapping[st
         watch.start()
         for line in process.stdout:
             log.write(line)
-            if line.startswith(("eval ·", "final ·", "triplet", "measured", "going on", "error")):
+            # The bars of a data set's map start with its name, "triplet sentences" too.
+            if "%|" not in line and line.startswith(("eval ·", "final ·", "triplet", "measured", "going on", "error")):
                 print(f"{title} · {line.rstrip()}", flush=True)
         return process.wait()
 

@@ -197,6 +197,25 @@ def test_a_disk_without_room_is_told_before_training(tmp_path, make_trainer, mon
         check_room(tmp_path, trainer.model, trainer.args)
 
 
+def test_no_token_is_saved_or_printed(words, tmp_path):
+    done = subprocess.run(
+        [sys.executable, "scripts/train.py", *words, "--max_steps", "2"],
+        env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "HF_TOKEN": "hf_SecretSecretSecret"},
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert "hf_Secret" not in done.stdout + done.stderr
+    files = [path for path in (tmp_path / "run").rglob("*") if path.is_file()]
+    assert len(files) > 10
+    assert not [path for path in files if b"hf_Secret" in path.read_bytes()]
+    with pytest.raises(InputError, match="key 'hub_token' is set by this package") as error:
+        parse([*words, "--hub_token", "hf_SecretSecretSecret"])
+    assert "hf_Secret" not in str(error.value)
+
+
 def test_a_file_that_may_not_grow_is_no_traceback(words, tmp_path):
     """RLIMIT_FSIZE stands in for a full disk: every file of more than 20 kB fails, the checkpoint's among them."""
     done = subprocess.run(

@@ -36,7 +36,7 @@ KINDS = {
     "annealed": f"--order annealed {MIXED}",
     "accumulated": f"--order sequential {MIXED} --per_device_train_batch_size 4 --gradient_accumulation_steps 2",
     "cut": f"--order interleaved {MIXED} --max_steps 10",  # ends inside an epoch
-    "patient": f"--order interleaved {BY_STEPS} --early_stopping_patience 1 --learning_rate 1e-7 --warmup_steps 0",
+    "patient": f"--order interleaved {BY_STEPS} --early_stopping_patience 2 --learning_rate 1e-9 --warmup_steps 0",
     "triplets": f"--order interleaved {BY_STEPS} --triplet_loss equation1 --triplet_examples sst=32,sts=32,quora=16",
 }
 
@@ -95,11 +95,13 @@ def test_a_run_killed_at_any_moment_ends_with_the_same_bits(kind, words, tmp_pat
         whole = train(parse([*keys, "--output_dir", str(tmp_path / "whole")]))
     seen = moments.kinds
     assert set(seen) == {"step", "evaluation", "save", "saved"}
-    # the first and last of each kind, and some between
-    places = {kind: [n for n, k in enumerate(seen, 1) if k == kind] for kind in set(seen)}
-    chosen = sorted({n for found in places.values() for n in (found[0], found[len(found) // 2], found[-1])})
+    # of each kind of moment the first, the last or one between, and of the steps all three; the fault tests try more
+    chosen = set()
+    for number, each in enumerate(("evaluation", "save", "saved", "step", "step", "step"), list(KINDS).index(kind)):
+        found = [n for n, k in enumerate(seen, 1) if k == each]
+        chosen.add((found[0], found[len(found) // 2], found[-1])[number % 3])
     killed = tmp_path / "killed"
-    for at in chosen:
+    for at in sorted(chosen):
         shutil.rmtree(killed, ignore_errors=True)
         with monkeypatch.context() as patch:
             Moments(patch, at)
