@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +15,9 @@ from qabert.data.collator import DataCollator
 from qabert.data.prompts import FORMATS, PromptEncoder
 from qabert.errors import InputError, loading_problem, unknown
 from qabert.files import csv_writer, whole_file
+from qabert.model_files import check_folder, empty_model, local_folder, mismatched, tensor_shapes
 from qabert.modeling import QABertConfig, QABertModel
+from qabert.processes import ALONE, Processes
 from qabert.tasks import Task
 
 #: Rows that are tokenised and sorted by length together; memory stays flat however many there are.
@@ -29,53 +33,68 @@ class Predictor:
         [{'label': 'positive', 'probabilities': {'very negative': 0.01, ...}}]
     """
 
-    def __init__(self, model: QABertModel, tokenizer: Any) -> None:
+    def __init__(self, model: QABertModel, tokenizer: Any, processes: Processes = ALONE) -> None:
+        self.processes = processes
         self.model = model.eval()
         self.tokenizer = tokenizer
         self.tasks = {values["name"]: Task.from_dict(values) for values in model.config.tasks or []}
         self.collator = DataCollator(tokenizer)
 
     @classmethod
-    def from_pretrained(cls, path: str, device: str | None = None) -> Predictor:
+    def from_pretrained(cls, path: str, device: str | None = None, processes: Processes = ALONE) -> Predictor:
         """Load a checkpoint.
+
+        Nothing that it holds is run as code, and its sizes are checked before memory is taken (see `model_files`).
 
         Args:
             path: A folder that training wrote, or a hub name.
             device: `cpu`, `cuda`, …; None takes a GPU if there is one.
+            processes: Those that share the rows; all of them have to ask for the same answers in the same order.
 
         Raises:
             InputError: There is no checkpoint of this package at that place, it is damaged, or no such device.
         """
         from transformers import AutoTokenizer
 
+        from qabert.checkpoints import verify
+
         config = read_config(path)
         chosen: Any = device or ("cuda" if torch.cuda.is_available() else "cpu")
+        if chosen == "cuda" and processes.count > 1:
+            chosen = f"cuda:{processes.local_rank % max(torch.cuda.device_count(), 1)}"
         try:
             torch.zeros(1, device=chosen).cpu()
         except (RuntimeError, AssertionError) as error:  # no such device, or a torch built without it
             raise InputError(f"device '{chosen}' can't be used: {_first_line(error)}") from None
-        part = "its tokenizer"
+        where = f"model '{path}'"
+        part = "its files"
         try:
-            tokenizer = AutoTokenizer.from_pretrained(path)
+            folder = local_folder(path)
+            check_folder(folder, where)
+            verify(folder)
+            shapes = tensor_shapes(folder, where)
+            part = "its tokenizer"
+            tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
             if tokenizer.pad_token is None:
                 raise ValueError("it has no padding token")
             part = "its weights"
+            if wrong := mismatched(empty_model(lambda: QABertModel(config), shapes, where), shapes):
+                raise _misfit(where, "mismatched", wrong)
             loaded: Any = QABertModel.from_pretrained(
-                path, config=config, output_loading_info=True, ignore_mismatched_sizes=True
+                folder, config=config, output_loading_info=True, use_safetensors=True
             )
             model, loading = loaded
+        except InputError:
+            raise
         except Exception as error:
             if (problem := loading_problem(error)) is None:
                 raise
-            raise InputError(f"model '{path}': {part} can't be loaded: {problem}") from None
+            raise InputError(f"{where}: {part} can't be loaded: {problem}") from None
         # What the file lacks would be drawn at random, and answer.
-        for what in ("mismatched", "missing", "unexpected"):
-            if names := sorted(str(key[0] if what == "mismatched" else key) for key in loading[f"{what}_keys"]):
-                shown = ", ".join(names[:3]) + (", …" if len(names) > 3 else "")
-                raise InputError(
-                    f"model '{path}': config.json and model.safetensors don't fit: {len(names)} {what} weights: {shown}"
-                )
-        return cls(model.to(chosen), tokenizer)
+        for what in ("missing", "unexpected"):
+            if wrong := sorted(loading[f"{what}_keys"]):
+                raise _misfit(where, what, wrong)
+        return cls(model.to(chosen), tokenizer, processes)
 
     def task(self, name: str) -> Task:
         """The declaration of one of the model's tasks.
@@ -88,17 +107,24 @@ class Predictor:
         return self.tasks[name]
 
     def logits(self, task: str, rows: Iterable[tuple[str, str | None]], batch_size: int = 64) -> Iterator[np.ndarray]:
-        """Logits of rows, in their order, in arrays `(rows of a chunk, outputs)`."""
+        """Logits of rows, in their order, in arrays `(rows of a chunk, outputs)`.
+
+        Several processes take a chunk each, round after round, and all of them get every chunk's logits: they are those
+        of one process to the last bit, because a chunk's batches are the same.
+        """
         declared = self.task(task)
         encoder = PromptEncoder(self.model.config.input_format, self.tokenizer, declared, self.model.config.max_length)
-        chunk: list[tuple[str, str | None]] = []
-        for row in rows:
-            chunk.append(row)
-            if len(chunk) == CHUNK:
-                yield self._chunk_logits(task, encoder, chunk, batch_size)
-                chunk = []
-        if chunk:
-            yield self._chunk_logits(task, encoder, chunk, batch_size)
+        rows = iter(rows)
+        chunks_left = iter(lambda: list(itertools.islice(rows, CHUNK)), [])
+        while chunks := list(itertools.islice(chunks_left, self.processes.count)):
+            own = chunks[self.processes.rank : self.processes.rank + 1]
+            answer = partial(self._answer_chunks, task, encoder, own, batch_size)
+            yield from itertools.chain.from_iterable(self.processes.gather(answer))
+
+    def _answer_chunks(
+        self, task: str, encoder: PromptEncoder, chunks: list[list[Any]], batch_size: int
+    ) -> list[np.ndarray]:
+        return [self._chunk_logits(task, encoder, rows, batch_size) for rows in chunks]
 
     @torch.inference_mode()
     def _chunk_logits(self, task: str, encoder: PromptEncoder, rows: list[Any], batch_size: int) -> np.ndarray:
@@ -176,14 +202,14 @@ def read_config(path: str) -> QABertConfig:
     Raises:
         InputError: No such folder or repository, no `config.json`, or one that this package didn't write.
     """
-    folder = Path(path)
-    if folder.exists() and not (folder / "config.json").is_file():
+    if Path(path).exists() and not (Path(path) / "config.json").is_file():
         raise InputError(f"model '{path}': expected a folder with config.json, as training writes it")
     try:
-        values, _ = QABertConfig.get_config_dict(path)
-    except (OSError, ValueError, TypeError) as error:  # a TypeError: JSON, but no object
-        reason = "config.json can't be read" if folder.exists() else "no such folder, and not to be had from the hub"
-        raise InputError(f"model '{path}': {reason}: {_first_line(error)}") from None
+        folder = local_folder(path, ["config.json"])
+    except (OSError, ValueError) as error:
+        reason = f"no such folder, and not to be had from the hub: {_first_line(error)}"
+        raise InputError(f"model '{path}': {reason}") from None
+    values = check_folder(folder, f"model '{path}'")
     kind = values.get("model_type") if isinstance(values, dict) else type(values).__name__
     if kind != "qabert" or not values.get("tasks"):
         raise InputError(f"model '{path}': config.json is of a '{kind}' model; expected one that qabert trained")
@@ -199,13 +225,20 @@ def read_config(path: str) -> QABertConfig:
             raise unknown("format", config.input_format, FORMATS, f"model '{path}', config.json, input_format")
         if config.pooling not in ("first", "mean"):
             raise unknown("pooling", config.pooling, ("first", "mean"), f"model '{path}', config.json, pooling")
-        if not isinstance(config.max_length, int) or config.max_length < 1:
-            raise ValueError(f"max_length is {config.max_length!r}; expected a whole number over 0")
+        for key, least in (("max_length", 1), ("head_blocks", 0), ("head_width", 1)):
+            value = getattr(config, key)
+            if (type(value) is not int or value < least) and (key, value) != ("head_width", None):
+                raise ValueError(f"{key} is {value!r}; expected a whole number from {least}")
     except InputError:
         raise
     except Exception as error:  # strict dataclasses raise classes of their own
         raise InputError(f"model '{path}': config.json can't be used: {_first_line(error)}") from None
     return config
+
+
+def _misfit(where: str, what: str, names: list[str]) -> InputError:
+    shown = ", ".join(names[:3]) + (", …" if len(names) > 3 else "")
+    return InputError(f"{where}: config.json and model.safetensors don't fit: {len(names)} {what} weights: {shown}")
 
 
 def _first_line(error: BaseException) -> str:

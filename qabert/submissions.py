@@ -13,6 +13,7 @@ from tqdm.auto import tqdm
 from qabert.errors import InputError
 from qabert.files import csv_writer, whole_file
 from qabert.inference import Predictor, write_submission
+from qabert.processes import ALONE, Processes
 from qabert.tasks import Task
 
 #: Endings of tables; any other file is text with a row a line.
@@ -91,8 +92,16 @@ def _line_row(name: str, number: int, line: str, task: Task) -> Row:
 
 
 def write_answers(predictor: Predictor, task: Task, rows: Sequence[Row], output: Path | None, batch_size: int) -> None:
-    """Print answers as JSON lines, one a row and in the rows' order; or write them to a CSV file."""
-    answers = tqdm(predictor.predict(task.name, rows, batch_size), total=len(rows), unit="row", delay=2)
+    """Print answers as JSON lines, one a row and in the rows' order; or write them to a CSV file.
+
+    Of several processes the main one prints or writes; the others only answer their share.
+    """
+    quiet = not predictor.processes.main
+    answers = tqdm(predictor.predict(task.name, rows, batch_size), total=len(rows), unit="row", delay=2, disable=quiet)
+    if quiet:
+        for _ in answers:
+            pass
+        return
     if output is None:
         for answer in answers:
             print(json.dumps(answer, ensure_ascii=False))
@@ -108,12 +117,18 @@ def write_answers(predictor: Predictor, task: Task, rows: Sequence[Row], output:
 
 
 def write_submissions(
-    model: str, tasks: Mapping[str, Task], data: str, output: Path, batch_size: int, device: str | None
+    model: str,
+    tasks: Mapping[str, Task],
+    data: str,
+    output: Path,
+    batch_size: int,
+    device: str | None,
+    processes: Processes = ALONE,
 ) -> Iterator[Path]:
     """Write `<task>-dev-output.csv` and `<task>-test-output.csv` for every task and split that the folder has.
 
     Yields:
-        Each file, when it is written.
+        Each file, when it is written: of several processes, by the main one.
 
     Raises:
         InputError: The folder has no file of any task, or one that can't be read.
@@ -127,17 +142,19 @@ def write_submissions(
             if task.output and (data == "demo" or (split in task.files and (Path(data) / task.files[split]).is_file())):
                 loaded = load_task(task, data, (split,), labelled=())
                 rows[name, split] = loaded.splits[split]
-                for item in loaded.dropped[split]:
+                for item in loaded.dropped[split] if processes.main else ():
                     print(f"{name}: no prediction for a broken row: {item}", file=sys.stderr)
     if not rows:
         wanted = [task.files[split] for task in tasks.values() for split in ("dev", "test") if split in task.files]
         raise InputError(
             f"{data}: found none of the tasks' dev and test files: {', '.join(wanted) or 'none is declared'}"
         )
-    predictor = Predictor.from_pretrained(model, device)
+    predictor = Predictor.from_pretrained(model, device, processes)
     for (name, split), split_rows in rows.items():
         output_name = tasks[name].output
         assert output_name is not None  # asked for above
         path = output / f"{output_name[0]}-{split}-output.csv"
-        write_submission(path, tasks[name], split_rows["id"], answer_rows(predictor, name, split_rows, batch_size))
-        yield path
+        answers = answer_rows(predictor, name, split_rows, batch_size)
+        if processes.main:
+            write_submission(path, tasks[name], split_rows["id"], answers)
+            yield path

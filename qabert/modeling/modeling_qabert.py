@@ -57,7 +57,7 @@ class QABertModel(PreTrainedModel):
         # "sdpa" is what transformers chooses unasked, also for encoders without it (MPNet): let the encoder choose.
         chosen = config._attn_implementation
         encoder_config._attn_implementation = None if chosen == "sdpa" else chosen
-        self.encoder = AutoModel.from_config(encoder_config, **_no_pooler(encoder_config))
+        self.encoder = AutoModel.from_config(encoder_config, trust_remote_code=False, **_no_pooler(encoder_config))
         hidden = encoder_config.hidden_size
         self.heads = nn.ModuleDict(
             {
@@ -88,12 +88,14 @@ class QABertModel(PreTrainedModel):
             attn_implementation: `eager`, `sdpa`, …; None leaves the choice to transformers.
             config: Fields of `QABertConfig`.
         """
-        encoder_config = AutoConfig.from_pretrained(path)
+        encoder_config = AutoConfig.from_pretrained(path, trust_remote_code=False)
         if dropout is not None:
             set_dropout(encoder_config, dropout)
         encoder = AutoModel.from_pretrained(
             path,
             config=encoder_config,
+            trust_remote_code=False,  # None would ask on the terminal
+            use_safetensors=True,  # a pickle can run code
             dtype=torch.float32,
             attn_implementation=attn_implementation,
             **_no_pooler(encoder_config),

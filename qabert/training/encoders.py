@@ -41,6 +41,7 @@ def load_tokenizer(path: str, max_length: int) -> Any:
         InputError: The encoder can't be had, isn't one for text, has fewer positions, needs code of its own, or its
             files aren't what they should be (see `model_files`).
     """
+    from huggingface_hub.errors import StrictDataclassError
     from transformers import CONFIG_MAPPING, AutoConfig, AutoModel, AutoModelForMaskedLM, AutoTokenizer
 
     where = f"encoder '{path}'"
@@ -56,6 +57,8 @@ def load_tokenizer(path: str, max_length: int) -> Any:
         tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
     except InputError:
         raise
+    except StrictDataclassError as error:  # a number that is none
+        raise InputError(f"{where}: config.json can't be used: {' '.join(str(error).split())}") from None
     except (OSError, ValueError, KeyError, ImportError, RecursionError) as error:
         reason = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
         raise InputError(
