@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,7 @@ class CheckpointedTrainer(Trainer):
     Overrides, each with its reason:
         `_save_checkpoint`, `_save`: written beside their place, listed with checksums, renamed; no pickle in them.
         `_init_training_state`: the best checkpoint is looked for beside the one that the run goes on from.
+        `_finalize_training`: the last checkpoint stays, whichever is the best.
         `_save_optimizer_and_scheduler`, `_load_optimizer_and_scheduler`, `_save_scaler`, `_load_scaler`: safetensors.
         `_save_rng_state`, `_load_rng_state`: not needed, every step has a seed of its own.
     """
@@ -79,7 +81,12 @@ class CheckpointedTrainer(Trainer):
         self.accelerator.wait_for_everyone()
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
-        super()._save(output_dir, state_dict)
+        try:
+            super()._save(output_dir, state_dict)
+        except (SafetensorError, RuntimeError) as error:  # what the libraries make of a full or read-only disk
+            if isinstance(error, RuntimeError) and "inline_container" not in str(error):
+                raise
+            raise OSError(errno.EIO, str(error), output_dir) from error
         if self.args.should_save:  # a pickle, and it names folders of this machine
             Path(output_dir or str(self.args.output_dir), TRAINING_ARGS_NAME).unlink(missing_ok=True)
 
@@ -129,6 +136,15 @@ class CheckpointedTrainer(Trainer):
                     print(f"{best}, the best checkpoint so far, is lost ({found}): the best is chosen anew from here")
                     self.state.best_model_checkpoint = self.state.best_metric = self.state.best_global_step = None
         return begun
+
+    def _finalize_training(self, trial: Any, num_train_samples: Any, start_time: Any) -> Any:
+        # With a limit of 1 the Trainer would now delete the last checkpoint for the best one: what a signal saved, or
+        # the end of the run before its model is written.
+        limit, self.args.save_total_limit = self.args.save_total_limit, None
+        try:
+            return super()._finalize_training(trial, num_train_samples, start_time)
+        finally:
+            self.args.save_total_limit = limit
 
     @property
     def _plain(self) -> bool:

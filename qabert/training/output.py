@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import yaml
+from filelock import FileLock, Timeout
 from transformers import TrainingArguments
 
 from qabert.checkpoints import checkpoints, newest_whole, problem
@@ -138,6 +140,23 @@ def check_room(output: Path, model: Any, training_args: TrainingArguments) -> No
             f"output_dir {output}: the disk has {free / 2**20:,.0f} MiB left and the run writes at least "
             f"{needed / 2**20:,.0f} MiB; make room, or choose another output_dir, or --save_strategy no"
         )
+
+
+@contextmanager
+def alone(output: Path) -> Iterator[None]:
+    """Keep other runs out of the folder until this one has ended, however it ends: a launcher's death leaves workers.
+
+    Raises:
+        InputError: Another run is at it.
+    """
+    try:
+        with FileLock(output / ".lock", timeout=0):
+            try:
+                yield
+            finally:
+                (output / ".lock").unlink(missing_ok=True)
+    except Timeout:
+        raise InputError(f"output_dir {output}: another process is training there; wait for it, or end it") from None
 
 
 def write_marker(args: RunArguments, tasks: Mapping[str, Task], output: Path, processes: int) -> None:

@@ -10,9 +10,11 @@ import errno
 import json
 import os
 import platform
+import re
 import shutil
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -37,6 +39,7 @@ from qabert.training.arguments import RunArguments
 from qabert.training.encoders import find_encoder, load_tokenizer
 from qabert.training.output import (
     METRICS,
+    alone,
     check_room,
     described,
     finished_run,
@@ -67,9 +70,14 @@ def train(args: RunArguments) -> dict[str, Any]:
         RunError: The run broke off: see `StepTrainer`.
         Stopped: SIGTERM or Ctrl-C asked to stop, and what there was is saved.
     """
-    with stop_signals() as stop:
+    with stop_signals() as stop, ExitStack() as held:
         try:
-            return _train(args, stop)
+            return _train(args, stop, held)
+        except RuntimeError as error:
+            # What the processes that are left say when one has gone.
+            if isinstance(error, RunError) or not re.search(r"gloo|nccl|connection closed", str(error), re.IGNORECASE):
+                raise
+            raise RunError("another process of this run has ended; its own message says why") from error
         except OSError as error:
             if error.errno not in _DISK:
                 raise
@@ -79,7 +87,7 @@ def train(args: RunArguments) -> dict[str, Any]:
             ) from error
 
 
-def _train(args: RunArguments, stop: StopSignals) -> dict[str, Any]:
+def _train(args: RunArguments, stop: StopSignals, held: ExitStack) -> dict[str, Any]:
     tasks = args.load_tasks()
     output = Path(args.output_dir)
     encoder = find_encoder(args.encoder)
@@ -107,8 +115,10 @@ def _train(args: RunArguments, stop: StopSignals) -> dict[str, Any]:
     if main:
         check_room(output, trainer.model, training_args)
         if args.overwrite and output.is_dir():  # not before all that could stop this run has been checked
-            shutil.rmtree(output)
+            with alone(output):
+                shutil.rmtree(output)
         write_marker(args, tasks, output, training_args.world_size)
+        held.enter_context(alone(output))
         for folder in (output, output / CHECKPOINTS):
             clear_parts(folder)
     if stage is not None:  # the model was built to check it, and is built anew on what this stage makes of its encoder

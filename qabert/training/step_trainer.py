@@ -213,6 +213,4 @@ def check_world(args: TrainingArguments) -> None:
             "--use_cpu true --ddp_backend gloo; on GPUs check that every process sees one"
         )
     if os.environ.get("ACCELERATE_USE_FSDP", "").lower() == "true" and args.device.type == "cpu":
-        raise InputError(
-            "the launcher asks for FSDP, which needs GPUs (on CPUs Accelerate ignores it): use torchrun"
-        )
+        raise InputError("the launcher asks for FSDP, which needs GPUs (on CPUs Accelerate ignores it): use torchrun")

@@ -179,6 +179,30 @@ def test_overwrite_deletes_the_old_run(words, tmp_path):
     assert sum(counts) == pytest.approx(48)
 
 
+def test_a_folder_that_another_process_trains_in_is_left_alone(finished, words, tmp_path):
+    output, _ = finished
+    run = shutil.copytree(output, tmp_path / "run")
+    (run / "metrics.json").unlink()
+    code = "import sys; from pathlib import Path; from qabert.training.output import alone\n"
+    code += "with alone(Path(sys.argv[1])): print('held', flush=True); sys.stdin.read()"
+    other = subprocess.Popen(
+        [sys.executable, "-c", code, str(run)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
+    try:
+        assert other.stdout.readline() == "held\n"
+        flags = ["--score_untrained", "--eval_examples", "sst=5,quora=999", "--output_dir", str(run)]
+        for again in ("--resume auto", "--overwrite"):
+            with pytest.raises(InputError, match="another process is training there"):
+                train(parse([*words, *flags, *again.split()]))
+        changed = {path for path in before if path.read_bytes() != before[path]}
+        assert changed <= {run / "arguments.yaml"}
+    finally:
+        other.kill()
+        other.communicate()
+    train(parse([*words, *flags, "--resume", "auto"]))  # the lock went with its process
+
+
 def test_overwrite_and_resume_together(finished, words, no_model):
     with pytest.raises(InputError, match="'overwrite' and 'resume' exclude each other"):
         train(parse([*words, "--output_dir", str(finished[0]), "--overwrite", "--resume", "auto"]))
