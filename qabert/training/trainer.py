@@ -198,7 +198,9 @@ class QABertTrainer(StepTrainer):
         """Logits `(rows, outputs)` and labels `(rows,)` in the features' order, number of batches."""
         # Longest first: batches of like length are fast, and memory that doesn't suffice fails at once.
         order = np.argsort(-column(features["length"]).astype(np.int32), kind="stable")
+        known = len(self.accelerator._dataloaders)
         loader = self.get_eval_dataloader(features.select(order))
+        del self.accelerator._dataloaders[known:]  # Accelerate would keep it, with its rows, until the run ends
         try:
             output = self.evaluation_loop(
                 loader, description="Evaluation", prediction_loss_only=False, ignore_keys=[*ignore_keys, "embedding"]

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
+
 import numpy as np
 import pytest
 import torch
@@ -315,3 +318,23 @@ def test_a_short_loss_curve_is_what_it_was(make_trainer):
     trainer.train()
     curve = [round(entry["loss"], 4) for entry in training_logs(trainer)]
     assert curve == pytest.approx(PINNED, abs=1e-3)
+
+
+def test_an_evaluation_leaves_nothing_behind(make_trainer):
+    trainer = make_trainer()
+    trainer.evaluate()
+    kept = len(trainer.accelerator._dataloaders)
+    loaders = []
+    get = trainer.get_eval_dataloader
+
+    def remembered(features):
+        loader = get(features)
+        loaders.append(weakref.ref(loader))
+        return loader
+
+    trainer.get_eval_dataloader = remembered
+    trainer.evaluate()
+    gc.collect()
+    assert len(loaders) == 3
+    assert sum(loader() is not None for loader in loaders) <= 1  # callbacks see the last one
+    assert len(trainer.accelerator._dataloaders) == kept
