@@ -11,8 +11,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from qabert.errors import InputError, RunError, Stopped, unknown
-from qabert.files import check_place
+from qabert.errors import InputError, RunError, Stopped, printable, unknown
+from qabert.files import DISK_ERRORS, check_place
 from qabert.tasks import PAPER_TASKS, Task, load_tasks
 
 
@@ -28,18 +28,23 @@ def run_command(command: Callable[[Sequence[str]], Any], argv: Sequence[str] | N
         command(sys.argv[1:] if argv is None else argv)
         sys.stdout.flush()  # here, and not when Python ends, a reader that has gone can be told from an error
     except (InputError, RunError) as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {printable(str(error))}", file=sys.stderr)
         sys.exit(2 if isinstance(error, InputError) else 1)
     except Stopped as stopped:
         if os.environ.get("RANK", "0") == "0":
             print(stopped.message, file=sys.stderr, flush=True)
         raise
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        sys.exit(130)
     except BrokenPipeError:  # `predict … | head`: the reader has gone
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is left to flush goes nowhere
         sys.exit(141)
+    except OSError as error:
+        if error.filename is None and error.errno not in DISK_ERRORS:
+            raise
+        print(f"error: {printable(f'{error.filename}: {error.strerror}')}", file=sys.stderr)
+        sys.exit(1)
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        sys.exit(130)
 
 
 def _train(argv: Sequence[str]) -> None:
@@ -272,6 +277,8 @@ def _positive(text: str) -> int:
 
 def _model_tasks(config: Any, model: str, chosen: str | None) -> dict[str, Task]:
     """The model's tasks, or the chosen ones; where their rows are is taken from the paper's or from a YAML file."""
+    if not isinstance(chosen, str | None):  # what argparse makes of --task=--
+        raise InputError(f"--task {chosen}: expected a task's name")
     own = {values["name"]: Task.from_dict(values, f"model '{model}'") for values in config.tasks}
     places = dict(PAPER_TASKS)
     names = list(own)

@@ -34,6 +34,13 @@ class Stopped(SystemExit):
         self.message = message
 
 
+def printable(message: str, most: int = 4000) -> str:
+    """A message as a terminal may show it: files and flags can hold control characters, and can be endless."""
+    if len(message) > most:
+        message = f"{message[: most // 2]} … {message[-most // 2 :]}"
+    return "".join(c if c.isprintable() or c == "\n" else c.encode("unicode_escape").decode() for c in message)
+
+
 def suggest(word: str, known: Iterable[str]) -> str:
     """Return `` (did you mean 'x'?)`` for the known word nearest to `word`, or an empty string."""
     near = difflib.get_close_matches(str(word), sorted(known), n=1, cutoff=0.6)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import errno
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,15 +12,22 @@ from typing import Any, TextIO
 
 from qabert.errors import InputError
 
+#: A disk that is full, over its quota, or read-only; a file that may not be written, or not that long.
+DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EFBIG, errno.EIO}
+
 
 @contextmanager
 def whole_file(path: Path) -> Iterator[TextIO]:
-    """A text file to write, which takes the place of `path` only when all of it is written.
+    """A text file to write, which takes the place of `path` only when all of it is written; a device is written to.
 
     Example:
         >>> with whole_file(Path("scores.txt")) as file:  # doctest: +SKIP
         ...     file.write("0.5")
     """
+    if path.is_char_device() or path.is_fifo():  # such as /dev/stdout
+        with path.open("w", encoding="utf-8", newline="") as file:
+            yield file
+        return
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(path.name + ".part")
     try:
@@ -67,6 +75,11 @@ def check_place(path: Path, folder: bool = False) -> None:
     if os.path.exists(path) and os.path.isdir(path) != folder:
         found, wanted = ("a file", "a folder") if folder else ("a folder", "a file")
         raise InputError(f"{path}: is {found}; expected the name of {wanted} to write")
+    try:
+        os.lstat(path if folder else path.with_name(path.name + ".part"))
+    except OSError as error:
+        if error.errno == errno.ENAMETOOLONG:
+            raise InputError(f"{path}: can't be written: its name is too long") from None
     place = path if folder else path.parent
     while not os.path.exists(place) and place != place.parent:
         place = place.parent

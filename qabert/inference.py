@@ -77,6 +77,7 @@ class Predictor:
             tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
             if tokenizer.pad_token is None:
                 raise ValueError("it has no padding token")
+            tokenizer.pad(tokenizer(["a", "a b"]))  # its settings are read when it is used, not when it is loaded
             part = "its weights"
             if wrong := mismatched(empty_model(lambda: QABertModel(config), shapes, where), shapes):
                 raise _misfit(where, "mismatched", wrong)
@@ -84,6 +85,7 @@ class Predictor:
                 folder, config=config, output_loading_info=True, use_safetensors=True
             )
             model, loading = loaded
+            try_out(model, tokenizer)
         except InputError:
             raise
         except Exception as error:
@@ -166,6 +168,21 @@ class Predictor:
         declared = self.task(task)
         for chunk in self.answers(task, _checked(declared, rows), batch_size):
             yield from (readable(declared, answer) for answer in chunk)
+
+
+@torch.inference_mode()
+def try_out(model: QABertModel, tokenizer: Any) -> None:
+    """Embed one short sentence: some settings of an encoder are read only when it computes.
+
+    Raises:
+        ValueError: It gives no embedding of the size that it claims.
+    """
+    training = model.training
+    inputs = tokenizer("a", return_tensors="pt", return_token_type_ids=False)
+    found = tuple(model.eval().embed(inputs["input_ids"], inputs["attention_mask"]).shape)
+    model.train(training)
+    if found != (wanted := (1, model.config.encoder_config().hidden_size)):
+        raise ValueError(f"it makes embeddings of shape {found}; expected {wanted}")
 
 
 def decide(task: Task, answers: np.ndarray) -> np.ndarray:

@@ -7,6 +7,7 @@ than its weights' file.
 from __future__ import annotations
 
 import json
+import os
 import re
 from collections.abc import Callable, Iterator, Sequence
 from math import prod
@@ -65,7 +66,8 @@ def check_folder(folder: Path, where: str) -> dict[str, Any]:
         roots.append(base.parent.parent / "blobs")
     for path in (path for pattern in FILES for path in folder.glob(pattern)):
         name = path.relative_to(folder)
-        if not any(path.resolve().is_relative_to(root) for root in roots):
+        target = Path(os.path.realpath(path))  # unlike resolve, it doesn't raise at a link to itself
+        if not any(target.is_relative_to(root) for root in roots):
             raise InputError(f"{where}: {name} is a link to {path.resolve()}, out of the model's folder")
         if path.suffix != ".safetensors" and path.is_file() and path.stat().st_size > MAX_BYTES:
             raise InputError(f"{where}: {name} has {path.stat().st_size:,} bytes; expected at most {MAX_BYTES:,}")

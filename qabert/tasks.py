@@ -27,6 +27,8 @@ METRICS = {
 }
 COLUMNS = ("text_a", "text_b", "label", "id")
 SPLITS = ("train", "dev", "test")
+#: Labels are 32-bit floats in a model, and their differences are squared.
+_MOST = 1e15
 _NAME = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,63}")
 
 
@@ -82,6 +84,10 @@ class Task:
         _set(self, "context", self.context or default)
         self._check_context()
         self._check_labels()
+        texts = [("question", self.question), ("context", self.context), *(("labels", name) for name in self.labels)]
+        for key, text in texts:
+            if any("\ud800" <= character <= "\udfff" for character in text):  # YAML and JSON can spell it
+                raise self._error(key, f"{text!r} holds half a surrogate pair; expected Unicode text")
         _set(self, "metrics", tuple(self.metrics) or METRICS[self.problem])
         for metric in self.metrics:
             if metric not in METRICS[self.problem] and not (metric == "macro_f1" and self.problem == "binary"):
@@ -207,6 +213,8 @@ class Task:
             bounds = tuple(_number(bound) for bound in (self.range or ()))
             if len(bounds) != 2 or bounds[0] is None or bounds[1] is None or not bounds[0] < bounds[1]:
                 raise self._error("range", f"expected [low, high] with low < high; got {self.range!r}")
+            if any(bound is not None and abs(bound) > _MOST for bound in bounds):
+                raise self._error("range", f"{list(bounds)} is over what a model computes with: {_MOST:g}")
             _set(self, "range", bounds)
             return
         if self.range is not None:
@@ -301,7 +309,12 @@ def parse_tasks(declared: Mapping[str, Any], where: str, folder: Path | None = N
         if not values and name not in PAPER_TASKS:
             raise unknown("task", name, PAPER_TASKS, where)
         if folder is not None and isinstance(values.get("files"), Mapping):
-            values["files"] = {split: str(folder / str(file)) for split, file in values["files"].items()}
+            if any(file == "" for file in values["files"].values()):
+                raise InputError(f"{place}, key 'files': a file's name is empty")
+            # What is no text stays as it is, for the task to refuse.
+            values["files"] = {
+                split: str(folder / file) if isinstance(file, str) else file for split, file in values["files"].items()
+            }
         if name in PAPER_TASKS:
             base = dataclasses.asdict(PAPER_TASKS[name])
             values = {key: value for key, value in base.items() if value is not None} | values

@@ -9,6 +9,9 @@ import yaml
 
 from qabert.errors import InputError
 
+#: Values that a file may stand for; those here have a few hundred.
+MAX_VALUES = 100_000
+
 
 def read_yaml(path: Path) -> dict[str, Any]:
     """Read a YAML mapping safely.
@@ -18,12 +21,15 @@ def read_yaml(path: Path) -> dict[str, Any]:
     """
     try:
         text = path.read_text(encoding="utf-8")
-    except OSError as error:
-        raise InputError(f"{path}: can't be read: {error.strerror or error}") from None
     except UnicodeDecodeError as error:
         raise InputError(f"{path}: byte {error.start} is not UTF-8") from None
+    except (OSError, ValueError) as error:  # a ValueError is a NUL in the path
+        raise InputError(f"{path}: can't be read: {getattr(error, 'strerror', None) or error}") from None
     try:
-        values = yaml.load(text, Loader=_UniqueKeyLoader)
+        loader = _UniqueKeyLoader(text)
+        root = loader.get_single_node()
+        _count(root, {})
+        values = loader.construct_document(root) if root is not None else None
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         place = f", line {mark.line + 1}, column {mark.column + 1}" if mark else ""
@@ -33,6 +39,24 @@ def read_yaml(path: Path) -> dict[str, Any]:
     if not isinstance(values, dict) or not all(isinstance(key, str) for key in values):
         raise InputError(f"{path}: expected 'key: value' lines at the top, got {type(values).__name__}")
     return values
+
+
+def _count(node: yaml.Node | None, counts: dict[int, int]) -> int:
+    """How many values a node stands for once its aliases are written out: a few lines can stand for gigabytes."""
+    if isinstance(node, yaml.ScalarNode) or node is None:
+        return 1
+    if id(node) not in counts:
+        counts[id(node)] = MAX_VALUES  # until it is known: a node inside of itself has no end
+        pairs = node.value if isinstance(node, yaml.SequenceNode) else [part for pair in node.value for part in pair]
+        counts[id(node)] = 1 + sum(_count(part, counts) for part in pairs)
+        if counts[id(node)] > MAX_VALUES:
+            raise yaml.constructor.ConstructorError(
+                None,
+                None,
+                f"aliases (*name) that stand for more than {MAX_VALUES} values, or for themselves",
+                node.start_mark,
+            )
+    return counts[id(node)]
 
 
 class _UniqueKeyLoader(yaml.SafeLoader):

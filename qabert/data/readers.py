@@ -284,4 +284,6 @@ def _place(data: bytes, position: int) -> str:
 
 
 def _short(text: str, most: int = 60) -> str:
-    return text if len(text) <= most else text[: most - 1] + "…"
+    text = text if len(text) <= most else text[: most - 1] + "…"
+    # A file's bytes go to a terminal here: no control characters, nor marks that turn the line round.
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text.strip())

@@ -170,11 +170,14 @@ class RunArguments:
                 "learning_rate",
                 "per_device_train_batch_size",
                 "per_device_eval_batch_size",
+                "gradient_accumulation_steps",
             ):
                 if not 0 < getattr(parsed, key) < float("inf"):
                     raise InputError(f"key '{key}' has {getattr(parsed, key)!r}; expected a number over 0")
             values = {key: getattr(parsed, key) for key in {"output_dir", *TRAINER_DEFAULTS, *self.trainer}}
-            return TrainingArguments(**values, **FIXED)
+            result = TrainingArguments(**values, **FIXED)
+            _check_optimizer(result, self.trainer)
+            return result
         except (ValueError, TypeError, ImportError, OSError, OverflowError) as error:
             if isinstance(error, InputError):
                 raise
@@ -188,6 +191,29 @@ class RunArguments:
 
 def _raise_input_error(message: str) -> NoReturn:
     raise InputError(message.replace("argument --", "key "))
+
+
+def _check_optimizer(args: TrainingArguments, given: Mapping[str, Any]) -> None:
+    """Build optimizer and schedule for one weight: what they are told is read when training begins, far too late."""
+    for start in ("lr_scheduler", "optim", "adam_"):
+        keys = [key for key in given if key.startswith(start)]
+        if not keys:
+            continue
+        import torch
+        from transformers import Trainer, get_scheduler
+
+        try:
+            weight = torch.nn.Parameter(torch.zeros(1))
+            if start == "lr_scheduler":
+                optimizer = torch.optim.SGD([weight])
+                settings: Any = args.lr_scheduler_kwargs
+                get_scheduler(args.lr_scheduler_type, optimizer, 0, 1, scheduler_specific_kwargs=settings)
+            else:
+                kind, settings = Trainer.get_optimizer_cls_and_kwargs(args)
+                kind([weight], **settings)
+        except Exception as error:  # theirs: whatever the libraries of optimizers raise
+            shown = ", ".join(f"'{key}' ({given[key]!r})" for key in keys)
+            raise InputError(f"keys {shown}: can't be used: {error}") from None
 
 
 def _own_fields() -> list[dataclasses.Field[Any]]:
@@ -247,8 +273,8 @@ def _counts(name: str, value: Any) -> dict[str, int]:
             counts[str(task)] = int(str(number))
         except ValueError:
             raise error from None
-        if counts[str(task)] < 1:
-            raise InputError(f"key '{name}', task '{task}': {number} rows; expected at least 1")
+        if not 1 <= counts[str(task)] < 2**31:
+            raise InputError(f"key '{name}', task '{task}': {number} rows; expected at least 1, below 2**31")
     return counts
 
 
@@ -297,8 +323,8 @@ def from_keys(values: Mapping[str, Any]) -> RunArguments:
 
 
 def _read_recipe(path: Path) -> dict[str, Any]:
-    if not path.is_file():
-        folder = path.parent if path.parent.is_dir() else Path()
+    if not os.path.isfile(path):  # unlike Path's, os.path's tests don't raise at a name that is too long
+        folder = path.parent if os.path.isdir(path.parent) else Path()
         names = [str(file) for file in sorted([*folder.glob("*.yaml"), *Path("scripts/recipes").glob("*.yaml")])]
         raise InputError(
             f"recipe '{path}': no such file{suggest(str(path), names)}; there are: {', '.join(names) or '-'}"
@@ -330,6 +356,6 @@ def _value(text: str) -> Any:
     """A flag's text as YAML would read it; text that YAML can't read stays text."""
     try:
         value = yaml.safe_load(text)
-    except (yaml.YAMLError, ValueError, LookupError, TypeError, AttributeError):  # `!!bool x` and the like
+    except (yaml.YAMLError, ValueError, LookupError, TypeError, AttributeError, RecursionError):  # `!!bool x`, `[[[[…`
         return text
     return value if isinstance(value, str | int | float | bool | list | dict) else text

@@ -55,11 +55,13 @@ def load_tokenizer(path: str, max_length: int) -> Any:
             )
         config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
         tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+        if tokenizer.pad_token is not None:
+            tokenizer.pad(tokenizer(["a", "a b"]))  # its settings are read when it is used, not when it is loaded
     except InputError:
         raise
     except StrictDataclassError as error:  # a number that is none
         raise InputError(f"{where}: config.json can't be used: {' '.join(str(error).split())}") from None
-    except (OSError, ValueError, KeyError, ImportError, RecursionError) as error:
+    except Exception as error:  # damaged files raise whatever their readers met
         reason = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
         raise InputError(
             f"encoder '{path}' can't be had: {reason} (give --encoder a folder with its files, check the network and "

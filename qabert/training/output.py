@@ -17,7 +17,7 @@ from transformers import TrainingArguments
 
 from qabert.checkpoints import checkpoints, newest_whole, problem
 from qabert.errors import InputError
-from qabert.files import whole_file
+from qabert.files import check_place, whole_file
 from qabert.tasks import Task
 from qabert.training.arguments import RunArguments
 from qabert.training.triplets import CHECKPOINTS, STAGE
@@ -41,6 +41,7 @@ def prepare_output(args: RunArguments, output: Path, processes: int = 1) -> str 
             settings of the run to resume differ; a named checkpoint isn't there or isn't whole; the folder can't be
             written.
     """
+    check_place(output, folder=True)
     if output.exists() and not output.is_dir():
         raise InputError(f"output_dir {output} is a file; expected a folder")
     if args.overwrite and args.resume != "never":

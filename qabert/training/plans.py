@@ -59,6 +59,9 @@ class Plan:
             if not isinstance(getattr(self, key), kind):
                 wanted = "a mapping" if kind is Mapping else "a list"
                 raise InputError(f"key '{key}' has {getattr(self, key)!r}; expected {wanted}")
+        data = self.settings.get("data")
+        if data is not None and not isinstance(data, str):
+            raise InputError(f"key 'settings', 'data' has {data!r}; expected text")
         if not self.arms:
             raise InputError("key 'arms': no arm is declared")
         for arm, keys in self.arms.items():
@@ -66,19 +69,22 @@ class Plan:
                 raise InputError(f"key 'arms': {arm!r} is no name: expected a letter, then letters, digits, '_' or '-'")
             if not isinstance(keys, Mapping):
                 raise InputError(f"arm '{arm}': expected 'key: value' lines, got {keys!r}")
-            if (variant := keys.get("question")) is not None and variant not in self.questions:
+            if (variant := keys.get("question")) is not None and not _is_in(variant, self.questions):
                 raise unknown("question", variant, self.questions, f"arm '{arm}'")
         whole = [isinstance(seed, int) and not isinstance(seed, bool) and 0 <= seed < 2**32 for seed in self.seeds]
         if not whole or not all(whole) or len(set(self.seeds)) < len(self.seeds):
             raise InputError(f"key 'seeds' has {list(self.seeds)!r}; expected different whole numbers from 0")
-        named = [("notes", self.notes), ("paper", self.paper), ("saliency, 'arms'", self.saliency.get("arms") or [])]
+        shown = self.saliency.get("arms") or []
+        if not isinstance(shown, list | tuple):
+            raise InputError(f"key 'saliency, 'arms'' has {shown!r}; expected a list")
+        named: list[tuple[str, Any]] = [("notes", self.notes), ("paper", self.paper), ("saliency, 'arms'", shown)]
         for pair in self.compare:
             if not isinstance(pair, Sequence) or isinstance(pair, str) or len(pair) != 2:
                 raise InputError(f"key 'compare': {pair!r}; expected pairs of arms, such as [baseline, qa]")
             named.append(("compare", pair))
         for key, names in named:
             for name in names:
-                if name not in self.arms:
+                if not _is_in(name, self.arms):
                     raise unknown("arm", name, self.arms, f"key '{key}'")
         for key in self.saliency:
             if key not in ("rows", "arms"):
@@ -155,7 +161,8 @@ def read_plan(path: Path, settings: Mapping[str, Any], seeds: Sequence[int] | No
     for key in settings:
         if key in ("seed", "output_dir", "resume", "overwrite"):
             raise InputError(f"key '{key}' is each run's own: see --seeds and --output_dir")
-        for arm, keys in (values["arms"] or {}).items():
+        arms = values["arms"] if isinstance(values["arms"], Mapping) else {}  # what else it is, `Plan` refuses
+        for arm, keys in arms.items():
             if isinstance(keys, Mapping) and key in keys:
                 raise InputError(f"key '{key}' is what the arm '{arm}' of {path} sets: edit the file instead")
     if isinstance(values["settings"], Mapping):
@@ -166,6 +173,10 @@ def read_plan(path: Path, settings: Mapping[str, Any], seeds: Sequence[int] | No
         return Plan(**values)
     except InputError as error:
         raise InputError(f"{path}: {error}") from None
+
+
+def _is_in(name: object, known: Collection[str]) -> bool:
+    return isinstance(name, str) and name in known  # a list is no key, and asking whether it is raises
 
 
 def _declaration(task: Task) -> dict[str, Any]:

@@ -6,7 +6,6 @@ Everything that can be wrong with the input is checked in that order, cheapest f
 from __future__ import annotations
 
 import copy
-import errno
 import json
 import os
 import platform
@@ -31,8 +30,8 @@ from qabert.data.summary import summarise, summary_text
 from qabert.errors import InputError, RunError, loading_problem
 from qabert.evaluation.metrics import majority_baseline, multitask_score
 from qabert.evaluation.scores import result_table
-from qabert.files import whole_file
-from qabert.inference import write_predictions
+from qabert.files import DISK_ERRORS, whole_file
+from qabert.inference import try_out, write_predictions
 from qabert.modeling import QABertModel
 from qabert.tasks import Task
 from qabert.training.arguments import RunArguments
@@ -52,9 +51,6 @@ from qabert.training.step_trainer import check_world
 from qabert.training.stopping import StopSignals, stop_signals
 from qabert.training.trainer import QABertTrainer
 from qabert.training.triplets import CHECKPOINTS, load_stage, stage_metrics, start_encoder, train_triplets
-
-#: A disk that is full, over its quota, or read-only; a file that may not be written, or not that long.
-_DISK = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EFBIG, errno.EIO}
 
 
 def train(args: RunArguments) -> dict[str, Any]:
@@ -79,7 +75,7 @@ def train(args: RunArguments) -> dict[str, Any]:
                 raise
             raise RunError("another process of this run has ended; its own message says why") from error
         except OSError as error:
-            if error.errno not in _DISK:
+            if error.errno not in DISK_ERRORS:
                 raise
             raise RunError(
                 f"{error.filename or args.output_dir} can't be written: {error.strerror}; what was saved before is "
@@ -236,6 +232,7 @@ def build_trainer(
             dropout=args.dropout,
             attn_implementation=args.attn_implementation,
         )
+        try_out(model, tokenizer)
     except Exception as error:
         if (problem := loading_problem(error)) is None:
             raise

@@ -104,7 +104,6 @@ def test_keys_that_the_package_sets_are_refused(key, tmp_path):
         ("bf16", "perhaps", "bf16"),
         ("lr_scheduler_type", "zigzag", "zigzag"),
         ("eval_strategy", "sometimes", "sometimes"),
-        ("accelerator_config", "nowhere.json", "nowhere.json"),
         ("ddp_timeout", "9" * 25, "training arguments"),
         ("data", "", "'data' is empty"),
     ],
