@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import errno
 import json
+import os
+import re
 from pathlib import Path
 from typing import Any
 
@@ -83,10 +85,12 @@ class CheckpointedTrainer(Trainer):
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
         try:
             super()._save(output_dir, state_dict)
-        except (SafetensorError, RuntimeError) as error:  # what the libraries make of a full or read-only disk
-            if isinstance(error, RuntimeError) and "inline_container" not in str(error):
+        except Exception as error:  # a full disk is an error of its own kind in safetensors, tokenizers and torch
+            number = re.search(r"os error (\d+)", str(error))
+            if isinstance(error, OSError) or not (number or "inline_container" in str(error)):
                 raise
-            raise OSError(errno.EIO, str(error), output_dir) from error
+            code = int(number[1]) if number else errno.EIO
+            raise OSError(code, os.strerror(code) if number else str(error), output_dir) from error
         if self.args.should_save:  # a pickle, and it names folders of this machine
             Path(output_dir or str(self.args.output_dir), TRAINING_ARGS_NAME).unlink(missing_ok=True)
 

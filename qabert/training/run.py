@@ -73,6 +73,7 @@ def train(args: RunArguments) -> dict[str, Any]:
             # What the processes that are left say when one has gone.
             if isinstance(error, RunError) or not re.search(r"gloo|nccl|connection closed", str(error), re.IGNORECASE):
                 raise
+            time.sleep(1)  # a signal that ended the other one is on its way to this one, too
             raise RunError("another process of this run has ended; its own message says why") from error
         except OSError as error:
             if error.errno not in DISK_ERRORS:

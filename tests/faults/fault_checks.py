@@ -78,15 +78,23 @@ def lost(output: Path, events: list[Event]) -> list[str]:
         last = ended[-1]
         place = output / ("triplet-checkpoints" if last.stage == "triplet" else "")
         finished = (output / "triplet").is_dir() and last.stage == "triplet"
-        if not finished and not (place / f"checkpoint-{last.step}").is_dir():
+        # A later one may have taken its place, if the end of that save could not be told any more.
+        newest = max((int(folder.name.split("-")[1]) for folder in checkpoints(place)), default=0)
+        if not finished and newest < last.step:
             found.append(f"checkpoint-{last.step} was saved and is gone")
     return found
 
 
-def differences(whole: Path, other: Path) -> list[str]:
-    """In what two runs' folders differ, but for clocks and the folders' names."""
+def differences(whole: Path, other: Path, same_checkpoints: bool = True) -> list[str]:
+    """In what two runs' folders differ, but for clocks and names; the newest checkpoint has to be there in any case."""
     files = [{path.relative_to(folder).as_posix() for path in folder.rglob("*")} for folder in (whole, other)]
-    found = [f"{name} is in one alone" for name in sorted(files[0] ^ files[1])]
+    newest = checkpoints(whole)[-1].name if checkpoints(whole) else ""
+    alone = [
+        name
+        for name in sorted(files[0] ^ files[1])
+        if same_checkpoints or not name.startswith("checkpoint-") or name.split("/")[0] == newest
+    ]
+    found = [f"{name} is in one alone" for name in alone]
     for name in sorted(files[0] & files[1]):
         one, two = whole / name, other / name
         if one.is_dir() or one.name == "checksums.json":

@@ -7,6 +7,7 @@ falls anywhere: between two system calls of a save as well as in an evaluation.
 from __future__ import annotations
 
 import random
+import re
 import shutil
 import signal
 import time
@@ -126,7 +127,7 @@ class Harness:
         codes, told = run.finish(), run.output()
         done.under_way = f"{under_way(run.events[: moment[0]])}, ended {under_way(run.events)}, exit codes {codes}"
         stopped = max(codes) > 0
-        if max(codes) > 2 or "Traceback" in told or (stopped and "can't be written" not in told):
+        if max(codes) > 2 or "Traceback" in told or (stopped and not re.search("can't be written|make room", told)):
             done.different.append(told[-3000:])
         done.lost += lost(output, run.events)
         mend()
@@ -156,7 +157,8 @@ class Harness:
         # All that the broken run had done is done again, and something new begins.
         when = [event.time for event in run.events if event.stage and position(event, events) >= reached]
         done.recovery = when[0] - run.begun if when else None
-        done.different += differences(whole, output)
+        # One that a signal asked for is a checkpoint more, so the limit of their number may leave others.
+        done.different += differences(whole, output, same_checkpoints=done.fault != "SIGTERM")
         self.tries.append(done)
         if not (done.lost or done.different):
             shutil.rmtree(output)
