@@ -108,7 +108,7 @@ def test_only_the_main_process_writes(runs):
     assert done.stdout.count("model, metrics.json and predictions/") == 2  # once a run
     assert done.stdout.count("train · step 7 ·") == 1
     inside = {path.name for path in (folder / "two" / "checkpoint-25").iterdir()}
-    assert {"rng_state_0.pth", "rng_state_1.pth", "model.safetensors", "trainer_state.json"} <= inside
+    assert {"process-0.safetensors", "process-1.safetensors", "model.safetensors", "trainer_state.json"} <= inside
 
 
 def test_a_run_of_two_processes_goes_on_inside_an_epoch_with_the_same_rows(runs):
