@@ -50,7 +50,9 @@ class StopSignals:
 def stop_signals() -> Iterator[StopSignals]:
     """Receive SIGTERM and SIGINT here; outside of the main thread, which alone may, they keep what they do."""
     stop = StopSignals()
-    watched = (signal.SIGTERM, signal.SIGINT) if threading.current_thread() is threading.main_thread() else ()
+    both = (signal.SIGTERM, signal.SIGINT) if threading.current_thread() is threading.main_thread() else ()
+    # A shell has a job in the background ignore Ctrl-C, which is meant for another one.
+    watched = [signum for signum in both if signal.getsignal(signum) != signal.SIG_IGN]
     before = {signum: signal.signal(signum, stop.receive) for signum in watched}
     try:
         yield stop

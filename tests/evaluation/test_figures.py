@@ -26,7 +26,7 @@ from qabert.tasks import PAPER_TASKS, QUORA, SST, STS, Task
 
 HOSTILE = (
     "$\\frac{a$_b", "<script>alert('&amp;')</script>", "", "مرحبا بالعالم", "שלום עולם", "😀👩‍👩‍👧 smile",
-    "日本語のとても長いラベル名がここにあります", "a\x00b\nc\ufffd\u202exyz", "_under_score_", "x" * 200,
+    "日本語のとても長いラベル名がここにあります", "a\x00b\nc\u202exyz", "_under_score_", "x" * 200,
 )  # fmt: skip
 ARMS = ("qa", "_base_line $x^2$ <b>&amp;", "العربية 😀 model with quite a long name, really")
 

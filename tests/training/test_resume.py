@@ -19,6 +19,7 @@ from qabert.training.arguments import parse
 from qabert.training.callbacks import StepSeeds
 from qabert.training.run import train
 from qabert.training.state_files import load_state, save_state
+from qabert.training.stopping import stop_signals
 from qabert.training.trainer import QABertTrainer
 
 #: Dropout everywhere, losses by task, weighted draws: all that could differ after a resume.
@@ -171,9 +172,12 @@ def test_a_state_that_names_a_best_checkpoint_elsewhere_is_not_followed(words, t
 
 @pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])
 @pytest.mark.parametrize("kind", ["sequential", "interleaved", "cut"])
-def test_a_signal_saves_and_the_run_goes_on_to_the_same_bits(kind, signum, words, tmp_path, monkeypatch, capsys):
+def test_a_signal_saves_and_the_run_goes_on_to_the_same_bits(kind, signum, words, tmp_path, monkeypatch, request):
     keys = [*words, *KINDS[kind].split(), "--resume", "auto"]
     whole = train(parse([*keys, "--output_dir", str(tmp_path / "whole")]))
+    default = signal.default_int_handler if signum == signal.SIGINT else signal.SIG_DFL
+    before = signal.signal(signum, default)  # in the background Ctrl-C is ignored
+    request.addfinalizer(lambda: signal.signal(signum, before))
     step, predict = QABertTrainer.training_step, QABertTrainer.prediction_step
     for moment in ("step", "last step", "evaluation"):
         output = tmp_path / moment.replace(" ", "-")
@@ -205,7 +209,17 @@ def test_a_signal_saves_and_the_run_goes_on_to_the_same_bits(kind, signum, words
         again = train(parse([*keys, "--output_dir", str(output)]))
         assert told(again) == told(whole), moment
         assert weights(output) == weights(tmp_path / "whole")
-        assert signal.getsignal(signum) in (signal.SIG_DFL, signal.default_int_handler)
+        assert signal.getsignal(signum) == default
+
+
+def test_an_ignored_signal_stays_ignored():
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        with stop_signals() as stop:
+            os.kill(os.getpid(), signal.SIGINT)
+            assert stop.requested is None
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def test_a_second_signal_ends_at_once(words, tmp_path, monkeypatch):

@@ -240,7 +240,7 @@ def test_resume_of_a_checkpoint_that_is_not_there(words, tmp_path, no_model):
 def test_an_output_folder_that_is_a_file_or_read_only(words, tmp_path, no_model):
     file = tmp_path / "file"
     file.touch()
-    with pytest.raises(InputError, match="is a file; expected a folder"):
+    with pytest.raises(InputError, match="is a file; expected the name of a folder"):
         train(parse([*words, "--output_dir", str(file)]))
     with pytest.raises(InputError, match="can't be written"):
         train(parse([*words, "--output_dir", str(file / "below")]))
