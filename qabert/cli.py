@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import os
+import re
 import shlex
 import sys
 from collections.abc import Callable, Sequence
@@ -25,7 +26,9 @@ def run_command(command: Callable[[Sequence[str]], Any], argv: Sequence[str] | N
     for name, value in (("TRANSFORMERS_VERBOSITY", "error"), ("HF_HUB_DISABLE_PROGRESS_BARS", "1")):
         os.environ.setdefault(name, value)
     try:
-        command(sys.argv[1:] if argv is None else argv)
+        words = sys.argv[1:] if argv is None else argv
+        _check_words(words)
+        command(words)
         sys.stdout.flush()  # here, and not when Python ends, a reader that has gone can be told from an error
     except (InputError, RunError) as error:
         print(f"error: {printable(str(error))}", file=sys.stderr)
@@ -45,6 +48,14 @@ def run_command(command: Callable[[Sequence[str]], Any], argv: Sequence[str] | N
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         sys.exit(130)
+
+
+def _check_words(words: Sequence[str]) -> None:
+    for word in words:
+        if re.fullmatch(r"--[\w-]+=--", word):  # argparse would make an empty list of it
+            raise InputError(f"{word}: expected a value after '='")
+        if any("\ud800" <= character <= "\udfff" for character in word):  # bytes that are no UTF-8
+            raise InputError(f"{word!a} is not Unicode text; expected UTF-8")
 
 
 def _train(argv: Sequence[str]) -> None:
@@ -277,8 +288,6 @@ def _positive(text: str) -> int:
 
 def _model_tasks(config: Any, model: str, chosen: str | None) -> dict[str, Task]:
     """The model's tasks, or the chosen ones; where their rows are is taken from the paper's or from a YAML file."""
-    if not isinstance(chosen, str | None):  # what argparse makes of --task=--
-        raise InputError(f"--task {chosen}: expected a task's name")
     own = {values["name"]: Task.from_dict(values, f"model '{model}'") for values in config.tasks}
     places = dict(PAPER_TASKS)
     names = list(own)
