@@ -114,15 +114,17 @@ class CheckpointedTrainer(Trainer):
     def restore_progress(self) -> None:
         """At the start of training: take up the sums of the checkpoint that the run goes on from."""
         self.finished = False
-        path = self.resumed / SUMS.format(self.args.process_index) if self.resumed is not None else None
-        if path is None or not path.is_file():  # no resume, or one with more processes than there were
+        if self.resumed is None or not (self.resumed / SUMS.format(0)).is_file():
             return
-        sums = load_state(path)
+        sums = load_state(self.resumed / SUMS.format(0))  # what all processes have to agree on
         self.finished = sums["finished"]
-        self._tr_loss = sums["loss"].to(self.args.device)
-        self._total_loss_scalar = sums["logged_loss"]
         self._globalstep_last_logged = sums["logged_step"]
-        self.restore_sums(sums["own"])
+        path = self.resumed / SUMS.format(self.args.process_index)
+        if path.is_file():  # there may have been fewer processes
+            sums = load_state(path)
+            self._tr_loss = sums["loss"].to(self.args.device)
+            self._total_loss_scalar = sums["logged_loss"]
+            self.restore_sums(sums["own"])
 
     def _init_training_state(
         self, max_steps: int, num_update_steps_per_epoch: int, num_train_epochs: int, checkpoint: Any, trial: Any

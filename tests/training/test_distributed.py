@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -120,3 +121,38 @@ def test_a_run_of_two_processes_goes_on_inside_an_epoch_with_the_same_rows(runs)
     assert resumed["scores"] == two["scores"]
     first, second = ((folder / run / "model.safetensors").read_bytes() for run in ("two", "resumed"))
     assert first == second
+
+
+@pytest.mark.parametrize("done", [True, False])
+def test_a_run_of_one_process_goes_on_with_two(done, runs, words, tmp_path):
+    """The same rows a step, so the same run but for rounding; nobody waits for a step that another doesn't do."""
+    folder, _ = runs
+    run = shutil.copytree(folder / "one", tmp_path / "run")
+    (run / "metrics.json").unlink()
+    for checkpoint in run.glob("checkpoint-*") if not done else []:
+        if int(checkpoint.name.split("-")[1]) > 25:
+            shutil.rmtree(checkpoint)
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--standalone"]
+    flags = [
+        "--ddp_backend",
+        "gloo",
+        "--per_device_train_batch_size",
+        "4",
+        "--resume",
+        "auto",
+        "--output_dir",
+        str(run),
+    ]
+    ended = subprocess.run(
+        [*command, "scripts/train.py", *words, *flags, "--output_dir", str(run)],
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert ended.returncode == 0, ended.stderr[-4000:]
+    assert "processes was 1 and is 2: the same rows, but not the same rounding" in ended.stdout
+    first, second = (load_file(path / "model.safetensors") for path in (folder / "one", run))
+    for name, value in first.items():
+        assert np.allclose(value, second[name], atol=1e-5), name
