@@ -51,11 +51,11 @@ def run_command(command: Callable[[Sequence[str]], Any], argv: Sequence[str] | N
 
 
 def _check_words(words: Sequence[str]) -> None:
-    for before, word in zip(["the first argument", *words], words, strict=False):
+    for number, word in enumerate(words, 1):
         if re.fullmatch(r"--[\w-]+=--", word):  # argparse would make an empty list of it
             raise InputError(f"{word}: expected a value after '='")
         if any("\ud800" <= character <= "\udfff" for character in word):  # bytes that are no UTF-8
-            raise InputError(f"{before}: {word!a} is not Unicode text; expected UTF-8")
+            raise InputError(f"argument {number} of the command line is not Unicode text: {word!a}; expected UTF-8")
 
 
 def _train(argv: Sequence[str]) -> None:

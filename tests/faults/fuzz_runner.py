@@ -31,7 +31,7 @@ ROOT = Path(__file__).parents[2]
 SECONDS, WAIT, MEGABYTES = 30, 150, 1000
 #: What a message has to name, if none of the case's files and words: a flag, key, row, line, column, task, …
 PLACE = re.compile(
-    r"--\w|/|\b(key|keys|row|rows|line|column|task|tasks|arm|flag|sentence|device|seed|arguments|plan|recipe|method|split"
+    r"--\w|/|\b(key|keys|row|rows|line|column|task|tasks|arm|flag|sentence|device|seed|arguments?|plan|recipe|method|split"
     r"|model|max_length|output_dir)\b"
 )
 
