@@ -12,8 +12,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from qabert.errors import InputError, RunError, Stopped, printable, unknown
+from qabert.errors import InputError, RunError, Stopped, is_unicode, printable, unknown
 from qabert.files import DISK_ERRORS, check_place
+from qabert.processes import launched_processes
 from qabert.tasks import PAPER_TASKS, Task, load_tasks
 
 
@@ -54,7 +55,7 @@ def _check_words(words: Sequence[str]) -> None:
     for number, word in enumerate(words, 1):
         if re.fullmatch(r"--[\w-]+=--", word):  # argparse would make an empty list of it
             raise InputError(f"{word}: expected a value after '='")
-        if any("\ud800" <= character <= "\udfff" for character in word):  # bytes that are no UTF-8
+        if not is_unicode(word):  # bytes that are no UTF-8
             raise InputError(f"argument {number} of the command line is not Unicode text: {word!a}; expected UTF-8")
 
 
@@ -177,7 +178,7 @@ def _predict(argv: Sequence[str]) -> None:
     # All of the input is read and checked before the model is loaded.
     if args.output:
         check_place(Path(args.output))
-    if args.file == "-" and int(os.environ.get("WORLD_SIZE", "1")) > 1:
+    if args.file == "-" and launched_processes() > 1:
         raise InputError("--file -: several processes can't share standard input; give a file")
     rows = file_rows(args.file, task) if args.file else [sentence_row(args.sentences, task)]
     predictor = Predictor.from_pretrained(args.model, args.device, launched())
@@ -207,7 +208,7 @@ def _explain(argv: Sequence[str]) -> None:
         raise InputError("--html and --png go with sentences; with --data use --output_dir")
     if args.seed < 0:
         raise InputError(f"--seed {args.seed}: expected a whole number from 0")
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+    if launched_processes() > 1:
         raise InputError("rows are explained by one process: start it without torchrun")
     from qabert.evaluation.saliency.methods import check_methods
 

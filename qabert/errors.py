@@ -38,7 +38,17 @@ def printable(message: str, most: int = 4000) -> str:
     """A message as a terminal may show it: files and flags can hold control characters, and can be endless."""
     if len(message) > most:
         message = f"{message[: most // 2]} … {message[-most // 2 :]}"
-    return "".join(c if c.isprintable() or c == "\n" else c.encode("unicode_escape").decode() for c in message)
+    return "\n".join(escaped(line) for line in message.split("\n"))
+
+
+def escaped(text: str) -> str:
+    """Text with every character that a terminal wouldn't show spelt out."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+def is_unicode(text: str) -> bool:
+    """Whether text has no half of a surrogate pair: JSON can spell one, and bytes that are no UTF-8 come as such."""
+    return not any("\ud800" <= character <= "\udfff" for character in text)
 
 
 def suggest(word: str, known: Iterable[str]) -> str:

@@ -7,6 +7,7 @@ import errno
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -17,21 +18,26 @@ DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPER
 
 
 @contextmanager
-def whole_file(path: Path) -> Iterator[TextIO]:
-    """A text file to write, which takes the place of `path` only when all of it is written; a device is written to.
+def whole_file(path: Path, binary: bool = False) -> Iterator[Any]:
+    """A file to write, which takes the place of `path` only when all of it is written; a device is written to.
+
+    Args:
+        path: Where to; its folder is made.
+        binary: Write bytes instead of text in UTF-8.
 
     Example:
         >>> with whole_file(Path("scores.txt")) as file:  # doctest: +SKIP
         ...     file.write("0.5")
     """
+    open_file = partial(Path.open, mode="wb") if binary else partial(Path.open, mode="w", encoding="utf-8", newline="")
     if path.is_char_device() or path.is_fifo():  # such as /dev/stdout
-        with path.open("w", encoding="utf-8", newline="") as file:
+        with open_file(path) as file:
             yield file
         return
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(path.name + ".part")
     try:
-        with part.open("w", encoding="utf-8", newline="") as file:
+        with open_file(part) as file:
             yield file
             file.flush()
             os.fsync(file.fileno())  # or a power cut could leave the new name with nothing in it

@@ -13,6 +13,7 @@ import torch
 
 from qabert.data.collator import DataCollator
 from qabert.data.prompts import FORMATS, PromptEncoder
+from qabert.data.sampling import longest_first
 from qabert.errors import InputError, loading_problem, unknown
 from qabert.files import csv_writer, whole_file
 from qabert.model_files import check_folder, empty_model, local_folder, mismatched, tensor_shapes
@@ -134,7 +135,7 @@ class Predictor:
         known = self.model.get_input_embeddings().num_embeddings
         if any(max(ids) >= known for row in features["input_ids"] for ids in row):
             raise InputError(f"the tokenizer doesn't belong to this model, whose encoder knows {known} tokens only")
-        order = np.argsort(-np.asarray(features["length"]), kind="stable")  # batches of like length
+        order = longest_first(features["length"])
         result: np.ndarray | None = None
         for first in range(0, len(order), batch_size):
             chosen = order[first : first + batch_size]

@@ -68,13 +68,18 @@ class Processes:
 ALONE = Processes()
 
 
+def launched_processes() -> int:
+    """How many processes the launcher started, as it says in the environment; 1 without one."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
 def launched() -> Processes:
     """The processes that a launcher such as torchrun started, connected until this one ends; or this one alone.
 
     Raises:
         RunError: They can't be connected.
     """
-    count = int(os.environ.get("WORLD_SIZE", "1"))
+    count = launched_processes()
     if count == 1:
         return ALONE
     import torch.distributed

@@ -10,7 +10,7 @@ from typing import Any
 
 from tqdm.auto import tqdm
 
-from qabert.errors import InputError
+from qabert.errors import InputError, is_unicode
 from qabert.files import csv_writer, whole_file
 from qabert.inference import Predictor, write_submission
 from qabert.processes import ALONE, Processes
@@ -34,7 +34,7 @@ def sentence_row(sentences: Sequence[str], task: Task) -> Row:
     if not all(sentence.strip() for sentence in sentences):
         raise InputError("a sentence is empty")
     for sentence in sentences:
-        if not _is_unicode(sentence):  # bytes of a command line that are no UTF-8 come as halves of surrogate pairs
+        if not is_unicode(sentence):
             raise InputError(f"sentence {sentence!r} is not Unicode text; expected UTF-8")
     return sentences[0], sentences[1] if task.pair else None
 
@@ -57,7 +57,7 @@ def file_rows(name: str, task: Task) -> list[Row]:
                 if row.reason or not isinstance(text, str) or not text.strip():
                     reason = row.reason or "expected a sentence"
                     raise InputError(f"{name}, line {row.line}, column '{row.column or column}': {reason}")
-                if not _is_unicode(text):
+                if not is_unicode(text):
                     raise InputError(f"{name}, line {row.line}, column '{column}': not Unicode text")
             rows.append((str(texts[0]).strip(), str(texts[1]).strip() if task.pair else None))
     else:
@@ -65,10 +65,6 @@ def file_rows(name: str, task: Task) -> list[Row]:
     if not rows:
         raise InputError(f"{name}: no rows")
     return rows
-
-
-def _is_unicode(text: str) -> bool:
-    return not any("\ud800" <= character <= "\udfff" for character in text)
 
 
 def _lines(name: str) -> list[str]:

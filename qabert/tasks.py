@@ -15,7 +15,7 @@ from pathlib import Path
 from string import Formatter
 from typing import Any
 
-from qabert.errors import InputError, unknown
+from qabert.errors import InputError, is_unicode, unknown
 from qabert.yaml_files import read_yaml
 
 PROBLEMS = ("classification", "regression", "binary")
@@ -86,7 +86,7 @@ class Task:
         self._check_labels()
         texts = [("question", self.question), ("context", self.context), *(("labels", name) for name in self.labels)]
         for key, text in texts:
-            if any("\ud800" <= character <= "\udfff" for character in text):  # YAML and JSON can spell it
+            if not is_unicode(text):
                 raise self._error(key, f"{text!r} holds half a surrogate pair; expected Unicode text")
         _set(self, "metrics", tuple(self.metrics) or METRICS[self.problem])
         for metric in self.metrics:

@@ -11,11 +11,27 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 import csv
 import random
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
+ROOT = Path(__file__).parents[1]
 WORDS = [chr(a) + chr(b) for a in range(97, 123) for b in range(97, 123)]
+
+
+@pytest.fixture(scope="session")
+def torchrun():
+    """A function that runs a script in two processes, from the repository's folder unless `cwd` says another."""
+
+    def run(*words, cwd=ROOT, timeout=200):
+        launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--standalone"]
+        environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+        command = [*launcher, *map(str, words)]
+        return subprocess.run(command, env=environment, cwd=cwd, capture_output=True, text=True, timeout=timeout)
+
+    return run
 
 
 def build_tokenizer():

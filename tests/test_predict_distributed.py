@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import random
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -41,20 +38,12 @@ for line in lines:
 
 
 @pytest.fixture(scope="module")
-def launch(tmp_path_factory):
+def launch(tmp_path_factory, torchrun):
     worker = tmp_path_factory.mktemp("worker") / "worker.py"
     worker.write_text(WORKER, encoding="utf-8")
 
     def run(*lines, fault="none"):
-        return subprocess.run(
-            [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--standalone",
-             str(worker), fault, *lines],
-            env={**os.environ, "PYTHONPATH": str(ROOT)},
-            cwd=worker.parent,
-            capture_output=True,
-            text=True,
-            timeout=90,
-        )  # fmt: skip
+        return torchrun(worker, fault, *lines, cwd=worker.parent, timeout=90)
 
     return run
 

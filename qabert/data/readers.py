@@ -14,7 +14,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from qabert.errors import InputError, suggest
+from qabert.errors import InputError, escaped, suggest
 
 #: Tried in this order; the first one under which all wanted columns appear in the header is the file's.
 DELIMITERS = {"\t": "tab", ",": "comma", ";": "semicolon", "|": "bar"}
@@ -286,4 +286,4 @@ def _place(data: bytes, position: int) -> str:
 def _short(text: str, most: int = 60) -> str:
     text = text if len(text) <= most else text[: most - 1] + "…"
     # A file's bytes go to a terminal here: no control characters, nor marks that turn the line round.
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text.strip())
+    return escaped(text.strip())

@@ -95,6 +95,18 @@ def strata(labels: Sequence[float] | np.ndarray, task_range: tuple[float, float]
     )
 
 
+def longest_first(lengths: Any) -> np.ndarray:
+    """The order in which batches are of like length, and memory that doesn't suffice fails at once.
+
+    Args:
+        lengths: Tokens of each row: an array, a list or a dataset's column.
+
+    Returns:
+        Row numbers, shape `(rows,)`; rows of the same length stay in their order.
+    """
+    return np.argsort(-column(lengths).astype(np.int32), kind="stable")
+
+
 @dataclass(frozen=True)
 class Classes:
     """A task's rows grouped by class.

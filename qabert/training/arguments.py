@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import yaml
 
 from qabert.errors import InputError, suggest, unknown
+from qabert.processes import launched_processes
 from qabert.tasks import Task, load_tasks
 from qabert.yaml_files import read_yaml
 
@@ -152,7 +153,7 @@ class RunArguments:
             if key not in names:
                 known = names - set(FIXED) - _REFUSED | {item.name for item in _own_fields()}
                 raise InputError(f"unknown key '{key}'{suggest(key, known)}; --help lists the keys")
-        if self.trainer.get("ddp_backend") and int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        if self.trainer.get("ddp_backend") and launched_processes() == 1:
             raise InputError("key 'ddp_backend' is for several processes: start them with torchrun --nproc-per-node N")
         words: list[str] = []
         for key, value in (TRAINER_DEFAULTS | self.trainer).items():

@@ -44,7 +44,7 @@ def prepare_output(args: RunArguments, output: Path, processes: int = 1) -> str 
     check_place(output, folder=True)
     if args.overwrite and args.resume != "never":
         raise InputError("keys 'overwrite' and 'resume' exclude each other: a deleted run can't go on")
-    held = output.is_dir() and any(output.iterdir())
+    held = holds_files(output)
     if args.resume not in ("auto", "never"):
         if not (Path(args.resume) / "trainer_state.json").is_file():
             raise InputError(
@@ -65,10 +65,6 @@ def prepare_output(args: RunArguments, output: Path, processes: int = 1) -> str 
     if held and args.resume == "auto":
         _same_settings(args, output, processes)
         checkpoint = resumable(output)
-        stage = output / STAGE if (output / STAGE).is_dir() else resumable(output / CHECKPOINTS)
-        latest = checkpoint or stage
-        if finished_run(output) is None:
-            print(f"going on from {latest}" if latest else f"{output} holds no whole checkpoint: starting anew")
     return checkpoint
 
 
@@ -108,6 +104,18 @@ def resumable(output: Path) -> str | None:
     """The newest whole checkpoint of a folder, as the Trainer wants it."""
     found = newest_whole(output)
     return None if found is None else str(found)
+
+
+def holds_files(output: Path) -> bool:
+    """Whether the folder is there and not empty."""
+    return output.is_dir() and any(output.iterdir())
+
+
+def goes_on_from(output: Path, checkpoint: str | None) -> str:
+    """A line that says from where a run that isn't complete goes on."""
+    stage = output / STAGE if (output / STAGE).is_dir() else resumable(output / CHECKPOINTS)
+    latest = checkpoint or stage
+    return f"going on from {latest}" if latest else f"{output} holds no whole checkpoint: starting anew"
 
 
 def finished_run(output: Path) -> dict[str, Any] | None:

@@ -42,6 +42,8 @@ from qabert.training.output import (
     check_room,
     described,
     finished_run,
+    goes_on_from,
+    holds_files,
     prepare_output,
     resumable,
     shared,
@@ -96,6 +98,8 @@ def _train(args: RunArguments, stop: StopSignals, held: ExitStack) -> dict[str, 
         if main:
             print(f"the run in {output} is complete: nothing is left to do")
         return done
+    if main and args.resume == "auto" and holds_files(output):
+        print(goes_on_from(output, checkpoint))
     start_from = start_encoder(args, encoder, checkpoint)
     tokenizer = load_tokenizer(encoder, args.max_length)
     rows, features = load_features(args, tasks, tokenizer)

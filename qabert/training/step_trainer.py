@@ -17,6 +17,7 @@ from transformers import PrinterCallback, ProgressCallback, TrainingArguments
 from qabert.checkpoints import newest_whole
 from qabert.data.sampling import TaskBatchSampler, TaskRows
 from qabert.errors import InputError, RunError, Stopped, out_of_memory
+from qabert.processes import launched_processes
 from qabert.training.callbacks import RunMoments, ScoreLines, StepSeeds
 from qabert.training.checkpointing import CheckpointedTrainer
 from qabert.training.stopping import StopSignals
@@ -206,7 +207,7 @@ def check_world(args: TrainingArguments) -> None:
     Raises:
         InputError: They differ, or the launcher asks for FSDP on CPUs.
     """
-    launched = int(os.environ.get("WORLD_SIZE", "1"))
+    launched = launched_processes()
     if launched != args.world_size:
         raise InputError(
             f"the launcher started {launched} processes but the Trainer sees {args.world_size}: on CPUs add "

@@ -13,7 +13,7 @@ from transformers import TrainingArguments
 from transformers.trainer_utils import speed_metrics
 
 from qabert.data.collator import DataCollator
-from qabert.data.sampling import TaskRows, column, strata
+from qabert.data.sampling import TaskRows, column, longest_first, strata
 from qabert.errors import RunError, out_of_memory
 from qabert.evaluation.metrics import multitask_score
 from qabert.evaluation.scores import score_answers
@@ -196,8 +196,7 @@ class QABertTrainer(StepTrainer):
 
     def _predict_task(self, features: Any, ignore_keys: list[str]) -> tuple[np.ndarray, np.ndarray, int]:
         """Logits `(rows, outputs)` and labels `(rows,)` in the features' order, number of batches."""
-        # Longest first: batches of like length are fast, and memory that doesn't suffice fails at once.
-        order = np.argsort(-column(features["length"]).astype(np.int32), kind="stable")
+        order = longest_first(features["length"])
         known = len(self.accelerator._dataloaders)
         loader = self.get_eval_dataloader(features.select(order))
         del self.accelerator._dataloaders[known:]  # Accelerate would keep it, with its rows, until the run ends
@@ -208,8 +207,9 @@ class QABertTrainer(StepTrainer):
         except Exception as error:
             if not out_of_memory(error):
                 raise
+            longest = features[int(order[0])]["length"]
             raise RunError(
-                f"out of memory in an evaluation of {len(features):,} rows of up to {max(features['length'])} tokens; "
+                f"out of memory in an evaluation of {len(features):,} rows of up to {longest} tokens; "
                 "lower per_device_eval_batch_size or max_length"
             ) from error
         # Ends this task's progress bar; `on_evaluate` comes once, after all tasks.

@@ -13,7 +13,7 @@ from torch.utils.data import ConcatDataset
 from tqdm.auto import tqdm
 from transformers import TrainingArguments
 
-from qabert.data.sampling import TaskRows, column
+from qabert.data.sampling import TaskRows, column, longest_first
 from qabert.evaluation.metrics import spearman
 from qabert.modeling.modeling_qabert import pool
 from qabert.modeling.triplet_losses import TRIPLET_LOSSES, distances, hinge_zero_share
@@ -204,7 +204,7 @@ class TripletTrainer(StepTrainer):
         model: Any = self.model
         model.eval()
         collator = dataclasses.replace(self.collator, sentences=sentences)
-        order = np.argsort(-column(sentences["length"]).astype(np.int32), kind="stable")  # like lengths together
+        order = longest_first(sentences["length"])
         parts = []
         quiet = bool(self.args.disable_tqdm) or not self.is_world_process_zero()
         size = self.args.per_device_eval_batch_size

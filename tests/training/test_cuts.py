@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +17,7 @@ STEPS = 50
 
 
 @pytest.fixture(scope="module")
-def runs(tmp_path_factory, encoder_path, course_folder):
+def runs(tmp_path_factory, encoder_path, course_folder, torchrun):
     """Folders of the three runs, and the largest differences between them."""
     folder = tmp_path_factory.mktemp("cuts")
     words = (
@@ -33,15 +30,8 @@ def runs(tmp_path_factory, encoder_path, course_folder):
     train(parse([*words, "--output_dir", str(folder / "whole"), size, "8"]))
     accumulate = [size, "4", "--gradient_accumulation_steps", "2"]
     train(parse([*words, "--output_dir", str(folder / "accumulated"), *accumulate]))
-    done = subprocess.run(
-        [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--standalone", "scripts/train.py",
-         *words, "--ddp_backend", "gloo", "--output_dir", str(folder / "distributed"), size, "4"],
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=200,
-    )  # fmt: skip
+    place = ["--output_dir", folder / "distributed"]
+    done = torchrun("scripts/train.py", *words, "--ddp_backend", "gloo", *place, size, "4")
     assert done.returncode == 0, done.stderr[-4000:]
     return folder
 

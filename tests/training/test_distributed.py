@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -42,7 +39,7 @@ for rest in (["--output_dir", first], ["--output_dir", second, "--resume", check
 
 
 @pytest.fixture(scope="module")
-def runs(tmp_path_factory, words):
+def runs(tmp_path_factory, words, torchrun):
     """Folder with `one` (one process), `two` and `resumed` (two processes), and what the launcher printed."""
     folder = tmp_path_factory.mktemp("distributed")
     worker = folder / "worker.py"
@@ -50,15 +47,7 @@ def runs(tmp_path_factory, words):
     train(parse([*words, "--output_dir", str(folder / "one"), "--per_device_train_batch_size", "8"]))
     # 20 steps an epoch: checkpoint 25 is inside the second one
     places = [str(folder / "two"), str(folder / "resumed"), str(folder / "two" / "checkpoint-25")]
-    done = subprocess.run(
-        [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--standalone",
-         str(worker), *words, "--ddp_backend", "gloo", "--per_device_train_batch_size", "4", *places],
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=280,
-    )  # fmt: skip
+    done = torchrun(worker, *words, "--ddp_backend", "gloo", "--per_device_train_batch_size", "4", *places)
     assert done.returncode == 0, done.stderr[-4000:]
     return folder, done
 
@@ -124,7 +113,7 @@ def test_a_run_of_two_processes_goes_on_inside_an_epoch_with_the_same_rows(runs)
 
 
 @pytest.mark.parametrize("done", [True, False])
-def test_a_run_of_one_process_goes_on_with_two(done, runs, words, tmp_path):
+def test_a_run_of_one_process_goes_on_with_two(done, runs, words, torchrun, tmp_path):
     """The same rows a step, so the same run but for rounding; nobody waits for a step that another doesn't do."""
     folder, _ = runs
     run = shutil.copytree(folder / "one", tmp_path / "run")
@@ -132,25 +121,8 @@ def test_a_run_of_one_process_goes_on_with_two(done, runs, words, tmp_path):
     for checkpoint in run.glob("checkpoint-*") if not done else []:
         if int(checkpoint.name.split("-")[1]) > 25:
             shutil.rmtree(checkpoint)
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--standalone"]
-    flags = [
-        "--ddp_backend",
-        "gloo",
-        "--per_device_train_batch_size",
-        "4",
-        "--resume",
-        "auto",
-        "--output_dir",
-        str(run),
-    ]
-    ended = subprocess.run(
-        [*command, "scripts/train.py", *words, *flags, "--output_dir", str(run)],
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
+    flags = ["--ddp_backend", "gloo", "--per_device_train_batch_size", "4", "--resume", "auto"]
+    ended = torchrun("scripts/train.py", *words, *flags, "--output_dir", run)
     assert ended.returncode == 0, ended.stderr[-4000:]
     assert "processes was 1 and is 2: the same rows, but not the same rounding" in ended.stdout
     first, second = (load_file(path / "model.safetensors") for path in (folder / "one", run))

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -25,7 +22,7 @@ def curve(metrics):
 
 
 def test_losses_gradients_and_weights_are_those_of_one_process_and_one_of_two_writes(
-    encoder_path, course_folder, tmp_path
+    encoder_path, course_folder, tmp_path, torchrun
 ):
     encoder = tmp_path / "encoder"  # a new encoder maps all to nearly one point, where no hinge of equation 1 is open
     model = AutoModel.from_pretrained(encoder_path)
@@ -41,15 +38,8 @@ def test_losses_gradients_and_weights_are_those_of_one_process_and_one_of_two_wr
         "--optim sgd --max_grad_norm 0 --weight_decay 0 --triplet_loss equation1 --triplet_learning_rate 0.05"
     ).split()
     one = train(parse([*words, "--output_dir", str(tmp_path / "one")]))
-    done = subprocess.run(
-        [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--standalone", "scripts/train.py",
-         *words, "--output_dir", str(tmp_path / "two"), "--ddp_backend", "gloo", "--triplet_batch_size", "8"],
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=280,
-    )  # fmt: skip
+    flags = ["--output_dir", tmp_path / "two", "--ddp_backend", "gloo", "--triplet_batch_size", "8"]
+    done = torchrun("scripts/train.py", *words, *flags)
     assert done.returncode == 0, done.stderr[-4000:]
     two = json.loads((tmp_path / "two" / "metrics.json").read_text(encoding="utf-8"))
     assert len(curve(one)) == len(curve(two)) == one["triplet"]["steps"]

@@ -20,6 +20,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from qabert.errors import InputError
+from qabert.files import whole_file
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -217,11 +218,6 @@ def save_figure(figure: Figure, folder: Path, name: str) -> list[Path]:
         figure.savefig(buffer, format=kind, dpi=PNG_DPI, metadata=metadata)
         drawn[Path(folder) / f"{name}.{kind}"] = buffer.getvalue()
     for path, content in drawn.items():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        part = path.with_name(path.name + ".part")
-        try:
-            part.write_bytes(content)
-            part.replace(path)
-        finally:
-            part.unlink(missing_ok=True)
+        with whole_file(path, binary=True) as file:
+            file.write(content)
     return list(drawn)

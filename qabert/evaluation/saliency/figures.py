@@ -13,6 +13,7 @@ from qabert.evaluation.figures.style import COLOURS, PNG_DPI, WIDTH, legend_belo
 from qabert.evaluation.saliency.explanations import Explanation
 from qabert.evaluation.saliency.pages import TITLES
 from qabert.evaluation.saliency.tokens import SEGMENTS
+from qabert.files import whole_file
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -60,13 +61,8 @@ def write_png(figure: Figure, path: Path) -> None:
     """Write a figure as PNG; the file is whole or absent."""
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=PNG_DPI)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(path.name + ".part")
-    try:
-        part.write_bytes(buffer.getvalue())
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
+    with whole_file(path, binary=True) as file:
+        file.write(buffer.getvalue())
 
 
 def _strongest(explanation: Explanation) -> list[int]:
