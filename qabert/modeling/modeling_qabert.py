@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -11,7 +12,10 @@ from torch import nn
 from transformers import AutoConfig, AutoModel, PreTrainedModel
 from transformers.utils import ModelOutput
 
+from .attention import ATTENTION
 from .configuration_qabert import QABertConfig
+from .dropout import use_fast_dropout
+from .first_token import first_token_only, is_known
 from .heads import Head
 from .losses import LOSSES, activate, with_prior
 
@@ -58,6 +62,7 @@ class QABertModel(PreTrainedModel):
         chosen = config._attn_implementation
         encoder_config._attn_implementation = None if chosen == "sdpa" else chosen
         self.encoder = AutoModel.from_config(encoder_config, trust_remote_code=False, **_no_pooler(encoder_config))
+        speed_up(self.encoder)
         hidden = encoder_config.hidden_size
         self.heads = nn.ModuleDict(
             {
@@ -105,6 +110,8 @@ class QABertModel(PreTrainedModel):
         own = QABertConfig(encoder=values, **config)
         own._attn_implementation = encoder.config._attn_implementation
         model = cls(own)
+        if attn_implementation is not None:  # an "sdpa" that was asked for is just that
+            model.encoder.set_attn_implementation(attn_implementation)
         model.encoder.load_state_dict(encoder.state_dict())
         return model
 
@@ -136,7 +143,7 @@ class QABertModel(PreTrainedModel):
         if token_type_ids is not None:
             inputs["token_type_ids"] = token_type_ids
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.config.freeze_encoder):
-            pooled = pool(self.encoder(**inputs).last_hidden_state, attention_mask, self.config.pooling)
+            pooled = sentence_embeddings(self.encoder, inputs, self.config.pooling)
         return torch.cat(pooled.chunk(segments), dim=-1) if segments > 1 else pooled
 
     def forward(
@@ -184,6 +191,32 @@ class QABertModel(PreTrainedModel):
         return activate(logits, declared["problem"], declared.get("range"))
 
 
+def speed_up(encoder: Any) -> None:
+    """Let an encoder compute the same faster: its dropout, and its attention unless one was chosen.
+
+    The draws of dropout differ from those of the encoder as it was; their distribution doesn't.
+    """
+    use_fast_dropout(encoder)
+    if is_known(encoder) and encoder.config._attn_implementation == "sdpa":
+        encoder.set_attn_implementation(ATTENTION)
+
+
+def sentence_embeddings(
+    encoder: nn.Module, inputs: dict[str, Any], pooling: str, wrapped: nn.Module | None = None
+) -> torch.Tensor:
+    """Embeddings `(batch, hidden)` of an encoder's inputs, without computing what they don't need.
+
+    Args:
+        encoder: The encoder.
+        inputs: Its inputs; `attention_mask` among them.
+        pooling: See `pool`.
+        wrapped: What to call instead, where the encoder is inside of it (in DDP, say).
+    """
+    with first_token_only(encoder) if pooling == "first" else nullcontext():
+        states = (wrapped or encoder)(**inputs).last_hidden_state
+    return pool(states, inputs["attention_mask"], pooling)
+
+
 def pool(states: torch.Tensor, attention_mask: torch.Tensor | None, pooling: str) -> torch.Tensor:
     """Embeddings `(batch, hidden)` of final hidden states `(batch, length, hidden)`.
 
@@ -194,10 +227,11 @@ def pool(states: torch.Tensor, attention_mask: torch.Tensor | None, pooling: str
         return states[:, 0]
     if pooling != "mean":
         raise ValueError(f"config key 'pooling' has {pooling!r}; expected 'first' or 'mean'")
+    # In float32 also where the encoder runs in less: a sum of many rounds each time.
     if attention_mask is None:
-        return states.mean(1)
+        return states.mean(1, dtype=torch.float32)
     mask = attention_mask.unsqueeze(-1).to(states.dtype)
-    return (states * mask).sum(1) / mask.sum(1).clamp(min=1)
+    return (states * mask).sum(1, dtype=torch.float32) / mask.sum(1, dtype=torch.float32).clamp(min=1)
 
 
 def set_dropout(encoder_config: Any, dropout: float) -> None:

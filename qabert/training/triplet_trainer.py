@@ -15,7 +15,7 @@ from transformers import TrainingArguments
 
 from qabert.data.sampling import TaskRows, column, longest_first
 from qabert.evaluation.metrics import spearman
-from qabert.modeling.modeling_qabert import pool
+from qabert.modeling.modeling_qabert import sentence_embeddings
 from qabert.modeling.triplet_losses import TRIPLET_LOSSES, distances, hinge_zero_share
 from qabert.training.step_trainer import StepTrainer
 from qabert.training.stopping import StopSignals
@@ -172,7 +172,8 @@ class TripletTrainer(StepTrainer):
         """Mean loss over a step's anchors: this batch's part of it, times the processes that DDP will average over."""
         inputs = dict(inputs)
         frames = inputs.pop("frames")
-        embeddings = pool(model(**inputs).last_hidden_state, inputs["attention_mask"], self.pooling)
+        encoder = self.accelerator.unwrap_model(model)
+        embeddings = sentence_embeddings(encoder, inputs, self.pooling, wrapped=model)
         # Mixed precision ends where the encoder does: Accelerate runs nothing but its forward under autocast.
         parts = split_frames(embeddings.float(), frames)
         loss = TRIPLET_LOSSES[self.loss](*parts, frames)
@@ -211,8 +212,8 @@ class TripletTrainer(StepTrainer):
         for first in tqdm(range(0, len(order), size), desc="dev sentences", delay=2, disable=quiet):
             inputs = self._prepare_inputs(collator.pad(order[first : first + size]))
             with self.accelerator.autocast():  # the encoder does that itself only once it has been trained
-                states = model(**inputs).last_hidden_state
-            parts.append(pool(states.float(), inputs["attention_mask"], self.pooling).cpu())  # type: ignore[arg-type]
+                states = sentence_embeddings(model, inputs, self.pooling)  # type: ignore[arg-type]
+            parts.append(states.float().cpu())
         embeddings = torch.cat(parts)
         return torch.empty_like(embeddings).index_copy_(0, torch.from_numpy(order), embeddings)
 
