@@ -18,11 +18,16 @@ from qabert.errors import InputError, loading_problem, unknown
 from qabert.files import csv_writer, whole_file
 from qabert.model_files import check_folder, empty_model, local_folder, mismatched, tensor_shapes
 from qabert.modeling import QABertConfig, QABertModel
+from qabert.packed import pack
 from qabert.processes import ALONE, Processes
 from qabert.tasks import Task
 
 #: Rows that are tokenised and sorted by length together; memory stays flat however many there are.
 CHUNK = 4096
+#: Tokens of an encoder call on a CPU: fewer leave its units idle between calls, more leave its caches.
+CPU_TOKENS = 2048
+#: What the encoder may compute in; the heads stay in float32.
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
 class Predictor:
@@ -42,7 +47,9 @@ class Predictor:
         self.collator = DataCollator(tokenizer)
 
     @classmethod
-    def from_pretrained(cls, path: str, device: str | None = None, processes: Processes = ALONE) -> Predictor:
+    def from_pretrained(
+        cls, path: str, device: str | None = None, processes: Processes = ALONE, dtype: str = "float32"
+    ) -> Predictor:
         """Load a checkpoint.
 
         Nothing that it holds is run as code, and its sizes are checked before memory is taken (see `model_files`).
@@ -51,10 +58,15 @@ class Predictor:
             path: A folder that training wrote, or a hub name.
             device: `cpu`, `cuda`, …; None takes a GPU if there is one.
             processes: Those that share the rows; all of them have to ask for the same answers in the same order.
+            dtype: A key of `DTYPES`, what the encoder computes in.  bfloat16 has 8 bits for a number's digits: answers
+                change in the second or third of theirs.  It is faster on GPUs, and on CPUs that multiply it
+                (AVX512-BF16, AMX), about twice; on other CPUs it is slower.
 
         Raises:
-            InputError: There is no checkpoint of this package at that place, it is damaged, or no such device.
+            InputError: There is no checkpoint of this package at that place, it is damaged, or no such device or dtype.
         """
+        if dtype not in DTYPES:
+            raise unknown("dtype", dtype, DTYPES)
         from transformers import AutoTokenizer
 
         from qabert.checkpoints import verify
@@ -86,6 +98,11 @@ class Predictor:
                 folder, config=config, output_loading_info=True, use_safetensors=True
             )
             model, loading = loaded
+            if dtype != "float32":
+                part = f"its encoder in {dtype}"
+                # Weights only: rotary frequencies and other constants would lose what positions are told by.
+                for weights in model.encoder.parameters():
+                    weights.data = weights.data.to(DTYPES[dtype])
             try_out(model, tokenizer)
         except InputError:
             raise
@@ -97,7 +114,8 @@ class Predictor:
         for what in ("missing", "unexpected"):
             if wrong := sorted(loading[f"{what}_keys"]):
                 raise _misfit(where, what, wrong)
-        return cls(model.to(chosen), tokenizer, processes)
+        pack((model := model.to(chosen)).encoder)
+        return cls(model, tokenizer, processes)
 
     def task(self, name: str) -> Task:
         """The declaration of one of the model's tasks.
@@ -111,6 +129,9 @@ class Predictor:
 
     def logits(self, task: str, rows: Iterable[tuple[str, str | None]], batch_size: int = 64) -> Iterator[np.ndarray]:
         """Logits of rows, in their order, in arrays `(rows of a chunk, outputs)`.
+
+        An encoder call holds `batch_size` rows of the chunk's longest, or more shorter ones up to as many tokens; on a
+        CPU at most `CPU_TOKENS` tokens, or one row.
 
         Several processes take a chunk each, round after round, and all of them get every chunk's logits: they are those
         of one process to the last bit, because a chunk's batches are the same.
@@ -135,15 +156,15 @@ class Predictor:
         known = self.model.get_input_embeddings().num_embeddings
         if any(max(ids) >= known for row in features["input_ids"] for ids in row):
             raise InputError(f"the tokenizer doesn't belong to this model, whose encoder knows {known} tokens only")
-        order = longest_first(features["length"])
+        segments = len(features["input_ids"][0])
+        most = CPU_TOKENS // segments if self.model.device.type == "cpu" else None
         result: np.ndarray | None = None
-        for first in range(0, len(order), batch_size):
-            chosen = order[first : first + batch_size]
+        for chosen in calls(np.asarray(features["length"]), batch_size, most):
             batch = self.collator([{key: values[i] for key, values in features.items()} for i in chosen])
             inputs = {k: v.to(self.model.device) if isinstance(v, torch.Tensor) else v for k, v in batch.items()}
             logits = self.model(**inputs).logits.float().cpu().numpy()
             if result is None:
-                result = np.empty((len(order), logits.shape[1]), dtype=np.float32)
+                result = np.empty((len(rows), logits.shape[1]), dtype=np.float32)
             result[chosen] = logits
         assert result is not None  # a chunk has rows
         if not np.isfinite(result).all():
@@ -169,6 +190,31 @@ class Predictor:
         declared = self.task(task)
         for chunk in self.answers(task, _checked(declared, rows), batch_size):
             yield from (readable(declared, answer) for answer in chunk)
+
+
+def calls(lengths: np.ndarray, batch_size: int, most: int | None = None) -> Iterator[np.ndarray]:
+    """Which rows are answered together: rows of like length, so that little is padding.
+
+    Args:
+        lengths: Tokens of each row, shape `(rows,)`.
+        batch_size: Rows of a call that are as long as the longest row; of shorter ones a call takes more, up to as many
+            tokens.
+        most: Tokens of a call, if it has more than one row; None for no other limit.
+
+    Yields:
+        Row numbers, every row once, the longest first.
+
+    Example:
+        >>> [chosen.tolist() for chosen in calls(np.array([2, 8, 2, 4, 2]), batch_size=1)]
+        [[1], [3, 0], [2, 4]]
+    """
+    order = longest_first(lengths)
+    tokens = batch_size * int(lengths.max(initial=0))
+    tokens = tokens if most is None else min(tokens, most)
+    while len(order):
+        count = max(tokens // int(lengths[order[0]]), 1)
+        yield order[:count]
+        order = order[count:]
 
 
 @torch.inference_mode()
@@ -197,8 +243,9 @@ def readable(task: Task, answer: np.ndarray) -> dict[str, Any]:
     """One row's answer (probabilities, a probability, or a value) with its label names."""
     if task.problem == "regression":
         return {"value": round(float(answer), 4)}
+    # Plain floats: numpy's calls would take longer than the answer itself.
     shares = answer.tolist() if task.problem == "classification" else [1 - float(answer), float(answer)]
-    best = int(np.argmax(answer)) if task.problem == "classification" else int(answer > 0.5)
+    best = shares.index(max(shares)) if task.problem == "classification" else int(shares[1] > 0.5)
     named = {name: round(share, 4) for name, share in zip(task.labels, shares, strict=True)}
     return {"label": task.labels[best], "probabilities": named}
 

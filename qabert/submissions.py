@@ -120,6 +120,7 @@ def write_submissions(
     batch_size: int,
     device: str | None,
     processes: Processes = ALONE,
+    dtype: str = "float32",
 ) -> Iterator[Path]:
     """Write `<task>-dev-output.csv` and `<task>-test-output.csv` for every task and split that the folder has.
 
@@ -136,7 +137,7 @@ def write_submissions(
     for name, task in tasks.items():
         for split in ("dev", "test"):
             if task.output and (data == "demo" or (split in task.files and (Path(data) / task.files[split]).is_file())):
-                loaded = load_task(task, data, (split,), labelled=())
+                loaded = load_task(task, data, (split,), labelled=(), cache=True)
                 rows[name, split] = loaded.splits[split]
                 for item in loaded.dropped[split] if processes.main else ():
                     print(f"{name}: no prediction for a broken row: {item}", file=sys.stderr)
@@ -145,7 +146,7 @@ def write_submissions(
         raise InputError(
             f"{data}: found none of the tasks' dev and test files: {', '.join(wanted) or 'none is declared'}"
         )
-    predictor = Predictor.from_pretrained(model, device, processes)
+    predictor = Predictor.from_pretrained(model, device, processes, dtype)
     for (name, split), split_rows in rows.items():
         output_name = tasks[name].output
         assert output_name is not None  # asked for above

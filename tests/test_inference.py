@@ -7,6 +7,7 @@ import itertools
 import json
 import random
 import shutil
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -15,8 +16,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from qabert import inference
+from qabert.cli import main
+from qabert.data.prompts import PromptEncoder
 from qabert.errors import InputError
-from qabert.inference import Predictor, read_config, readable, write_predictions
+from qabert.inference import Predictor, calls, read_config, readable, write_predictions
 from qabert.tasks import PAPER_TASKS, QUORA, SST, STS, Task
 
 WORDS = ["ab", "cd", "ef", "gh", "film", "?", "☃", "{text_a}", "é"]
@@ -66,6 +69,129 @@ def test_every_format_answers_and_the_batch_size_changes_nothing(each_format, na
             assert one.get("label") == other.get("label")
             assert one.get("value", 0) == pytest.approx(other.get("value", 0), abs=2e-4)
             assert one.get("probabilities", {}) == pytest.approx(other.get("probabilities", {}), abs=2e-4)
+
+
+@torch.inference_mode()
+def one_at_a_time(predictor, task: Task, rows) -> np.ndarray:
+    """Logits by the plainest way: every row alone, without padding, the whole encoder."""
+    model, config = predictor.model, predictor.model.config
+    encoder = PromptEncoder(config.input_format, predictor.tokenizer, task, config.max_length)
+    found = []
+    for text_a, text_b in rows:
+        features = encoder({"text_a": [text_a], "text_b": [text_b]})
+        keys = [key for key in ("input_ids", "token_type_ids") if key in features]
+        inputs = [{key: torch.tensor([features[key][0][n]]) for key in keys} for n in range(len(features[keys[0]][0]))]
+        first = [model.encoder(**one).last_hidden_state[:, 0] for one in inputs]
+        found.append(model.heads[f"head_{task.name}"](torch.cat(first, -1)))
+    return torch.cat(found).numpy()
+
+
+@pytest.mark.parametrize("name", PAPER_TASKS)
+@pytest.mark.parametrize(("chunk", "batch_size", "tokens"), [(4096, 64, 2048), (16, 3, 100), (16, 64, 1)])
+def test_batches_answer_as_one_row_at_a_time(each_format, name, chunk, batch_size, tokens, monkeypatch):
+    monkeypatch.setattr(inference, "CHUNK", chunk)
+    monkeypatch.setattr(inference, "CPU_TOKENS", tokens)
+    rows = rows_of(PAPER_TASKS[name], 50) + rows_of(PAPER_TASKS[name], 1, seed=1) * 2
+    rows.insert(7, ("ab " * 300, "cd" if PAPER_TASKS[name].pair else None))  # cut
+    logits = np.concatenate(list(each_format.logits(name, iter(rows), batch_size)))
+    np.testing.assert_allclose(logits, one_at_a_time(each_format, PAPER_TASKS[name], rows), rtol=1e-5, atol=1e-5)
+
+
+@settings(max_examples=200, deadline=None, derandomize=True)
+@given(st.lists(st.integers(1, 60), max_size=80), st.integers(1, 70), st.none() | st.integers(1, 300))
+def test_calls_hold_every_row_once_and_no_more_tokens_than_allowed(lengths, batch_size, most):
+    found = [chosen.tolist() for chosen in calls(np.array(lengths, dtype=np.int64), batch_size, most)]
+    flat = list(itertools.chain.from_iterable(found))
+    assert flat == sorted(range(len(lengths)), key=lambda row: -lengths[row])
+    limit = min(batch_size * max(lengths, default=0), most or 10**9)
+    for number, chosen in enumerate(found):
+        taken = len(chosen) * lengths[chosen[0]]
+        assert taken <= limit or len(chosen) == 1
+        assert number == len(found) - 1 or taken + lengths[chosen[0]] > limit  # none is smaller than it need be
+
+
+def test_a_cpu_is_given_calls_that_fit_its_caches(each_format, monkeypatch):
+    monkeypatch.setattr(inference, "CPU_TOKENS", 300)
+    taken, real = [], each_format.model.forward
+    monkeypatch.setattr(each_format.model, "forward", lambda **inputs: taken.append(inputs) or real(**inputs))
+    list(each_format.predict("sts", rows_of(STS, 40)))
+    sizes = [inputs["input_ids"].shape for inputs in taken]
+    assert all(rows * width <= 300 for rows, width in sizes)
+    assert len(sizes) < 40  # and not a row each
+
+
+def test_memory_does_not_grow_with_the_rows(predictor, monkeypatch):
+    monkeypatch.setattr(inference, "CHUNK", 50)
+
+    def peak(count):
+        rows = ((f"{number} " + "ab " * 40, None) for number in range(count))
+        tracemalloc.start()
+        try:
+            assert sum(1 for _ in predictor.predict("sst", rows)) == count
+            return tracemalloc.get_traced_memory()[1]
+        finally:
+            tracemalloc.stop()
+
+    peak(10)  # what is made once
+    assert peak(1000) < 1.3 * peak(100)
+
+
+@pytest.fixture(scope="module", params=["bert", "mpnet", "modernbert"])
+def each_encoder(request, tmp_path_factory, save_checkpoint, make_config, plain_tokenizer):
+    from transformers import AutoModel
+
+    folder = tmp_path_factory.mktemp(request.param)
+    torch.manual_seed(0)
+    AutoModel.from_config(make_config(request.param)).save_pretrained(folder / "encoder")
+    trained = save_checkpoint(folder / "model", encoder=str(folder / "encoder"))
+    plain_tokenizer.save_pretrained(trained)
+    return trained
+
+
+def test_bfloat16_answers_nearly_the_same(each_encoder):
+    exact, fast = (Predictor.from_pretrained(each_encoder, "cpu", dtype=dtype) for dtype in ("float32", "bfloat16"))
+    assert {weights.dtype for weights in fast.model.encoder.parameters()} == {torch.bfloat16}
+    for part in (fast.model.encoder.buffers(), fast.model.heads.parameters()):
+        assert torch.bfloat16 not in {values.dtype for values in part}
+    rows = rows_of(QUORA, 60)
+    there, back = (np.concatenate(list(one.answers("quora", rows))) for one in (exact, fast))
+    assert there.dtype == back.dtype == np.float32
+    assert not np.array_equal(there, back)
+    assert np.corrcoef(there, back)[0, 1] > 0.95
+
+
+def test_an_unknown_dtype_is_told_before_anything_is_loaded():
+    with pytest.raises(InputError, match=r"unknown dtype 'bfloat61'.*did you mean 'bfloat16'.*known: bfloat16"):
+        Predictor.from_pretrained("nowhere", "cpu", dtype="bfloat61")
+
+
+@pytest.mark.parametrize("words", [["predict", "--task", "sts", "--file"], ["evaluate", "--output_dir"]])
+def test_the_commands_take_a_dtype(trained, course_folder, tmp_path, words, capsys):
+    (tmp_path / "rows.txt").write_text("".join(f"ab {n}\tcd\n" for n in range(5)), encoding="utf-8")
+    found = {}
+    for dtype in ("float32", "bfloat16"):
+        if words[0] == "predict":
+            main([*words, str(tmp_path / "rows.txt"), trained, "--device", "cpu", "--dtype", dtype])
+            found[dtype] = capsys.readouterr().out
+        else:
+            output = tmp_path / dtype
+            main([*words, str(output), trained, "--data", str(course_folder), "--device", "cpu", "--dtype", dtype])
+            found[dtype] = [path.read_text() for path in sorted((output / "predictions").iterdir())]
+            assert len(found[dtype]) == 3
+    pairs = zip(found["float32"], found["bfloat16"], strict=True) if words[0] == "evaluate" else [found.values()]
+    assert all(one != other for one, other in pairs)
+
+
+def test_submission_files_take_a_dtype(trained, course_folder, tmp_path, capsys):
+    for dtype in ("float32", "bfloat16"):
+        words = [trained, "--data", str(course_folder), "--output_dir", str(tmp_path / dtype), "--dtype", dtype]
+        main(["predict", *words])
+    same = []
+    for path in sorted((tmp_path / "float32").iterdir()):
+        exact, rounded = path.read_text(), (tmp_path / "bfloat16" / path.name).read_text()
+        assert len(exact.splitlines()) == len(rounded.splitlines())
+        same.append(exact == rounded)
+    assert not all(same)
 
 
 def test_the_order_of_a_pair_counts(each_format):

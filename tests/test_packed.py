@@ -1,0 +1,83 @@
+"""Laid out weights give the same answers, and never stale ones."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+
+from qabert.inference import Predictor
+from qabert.packed import PackedLinear, pack
+
+
+def packed_layer(dtype=torch.float32, bias=True) -> nn.Module:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(24, 40, bias=bias), nn.ReLU()).to(dtype)
+    pack(model)
+    assert type(model[0]) is PackedLinear
+    return model[0]
+
+
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("shape", [(24,), (1, 24), (3, 7, 24), (5000, 24), (0, 24)])
+@pytest.mark.parametrize(("dtype", "near"), [(torch.float32, 1e-6), (torch.bfloat16, 2e-2)])
+def test_packed_weights_answer_the_same(dtype, near, shape, bias):
+    layer, values = packed_layer(dtype, bias), torch.randn(shape, dtype=dtype)
+    wanted = nn.functional.linear(values, layer.weight, layer.bias)
+    with torch.inference_mode():
+        found = layer(values)
+        torch.testing.assert_close(found, wanted, atol=near, rtol=near)
+        across = values.expand(2, *shape)  # not contiguous
+        assert torch.equal(layer(across)[1], layer(across.contiguous())[0])
+
+
+def test_weights_that_change_are_packed_anew():
+    layer, values = packed_layer(), torch.randn(3, 24)
+
+    def ask():
+        with torch.inference_mode():
+            return layer(values).clone()
+
+    before = ask()
+    with torch.no_grad():
+        layer.weight.mul_(2)
+    doubled = ask()
+    layer.weight.data = layer.weight.data * 2
+    assert torch.allclose(doubled - layer.bias, 2 * (before - layer.bias), atol=1e-5)
+    assert torch.allclose(ask() - layer.bias, 4 * (before - layer.bias), atol=1e-5)
+    assert layer.to(torch.bfloat16)(values.bfloat16()).dtype == torch.bfloat16
+
+
+def test_gradients_and_copies_are_those_of_a_plain_layer():
+    layer = packed_layer()
+    with torch.inference_mode():
+        layer(torch.zeros(1, 24))
+    assert layer._packed is not None
+    values = torch.randn(2, 24, requires_grad=True)
+    layer(values).sum().backward()
+    torch.testing.assert_close(values.grad, layer.weight.sum(0).expand(2, -1))
+    assert copy.deepcopy(layer)._packed is None
+    assert set(layer.state_dict()) == {"weight", "bias"}
+
+
+def test_a_torch_without_the_operators_answers_as_ever(monkeypatch):
+    def missing(*args):
+        raise AttributeError("'_OpNamespace' 'mkldnn' object has no attribute '_reorder_linear_weight'")
+
+    monkeypatch.setattr(torch.ops.mkldnn, "_reorder_linear_weight", missing)
+    model = nn.Sequential(nn.Linear(3, 4), nn.Linear(4, 2))
+    pack(model)
+    assert [type(layer) for layer in model] == [nn.Linear, nn.Linear]
+    with torch.inference_mode():
+        assert model(torch.zeros(1, 3)).shape == (1, 2)
+
+
+def test_a_predictor_on_a_cpu_uses_them(trained):
+    for dtype in ("float32", "bfloat16"):
+        predictor = Predictor.from_pretrained(trained, "cpu", dtype=dtype)
+        next(predictor.logits("sst", [("ab", None)]))
+        layers = [layer for layer in predictor.model.encoder.modules() if isinstance(layer, nn.Linear)]
+        assert layers
+        assert all(type(layer) is PackedLinear and layer._packed is not None for layer in layers)
