@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import os
+import tempfile
 
 # Before torch and the hub's client are imported: one thread a test process, and no network by mistake.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+# What tests tokenise goes to no cache of the user's.
+os.environ["HF_DATASETS_CACHE"] = tempfile.mkdtemp(prefix="qabert-tests-")
 
 import csv
 import random

@@ -6,13 +6,15 @@ A problem of the whole file (not UTF-8, a column missing, no rows) is an `InputE
 
 from __future__ import annotations
 
+import codecs
 import csv
-import io
 import json
 import re
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
+
+import numpy as np
 
 from qabert.errors import InputError, escaped, suggest
 
@@ -261,20 +263,46 @@ def _bytes(path: Path) -> bytes:
         raise InputError(f"{path}: can't be read: {getattr(error, 'strerror', None) or error}") from None
 
 
-def _lines(path: Path) -> list[str]:
+class _Lines(Sequence[str]):
+    """Lines of UTF-8 text, decoded when they are asked for: a list of them all would take several times its bytes."""
+
+    def __init__(self, data: bytes, end: bytes) -> None:
+        parts = [
+            np.flatnonzero(np.frombuffer(data, np.uint8, min(2**20, len(data) - first), first) == end[0]) + first + 1
+            for first in range(0, len(data), 2**20)
+        ]
+        self.data, self.ends = data, np.concatenate([*parts, np.zeros(0, np.int64)])
+        if data and not data.endswith(end):
+            self.ends = np.append(self.ends, len(data))
+
+    def __len__(self) -> int:
+        return len(self.ends)
+
+    def __getitem__(self, index: Any) -> Any:
+        if isinstance(index, slice):
+            return [self[number] for number in range(*index.indices(len(self)))]
+        start = self.ends[index - 1] if index else 0
+        return self.data[start : self.ends[index]].decode()
+
+
+def _lines(path: Path) -> _Lines:
     """The file's lines with their ends: line feeds, or carriage returns where the file has no line feed."""
     data = _bytes(path)
     if data.startswith((b"\xff\xfe", b"\xfe\xff")):
         raise InputError(f"{path}, line 1, byte 1: looks like UTF-16; expected UTF-8")
     data = data.removeprefix(b"\xef\xbb\xbf")
+    decoder, first = codecs.getincrementaldecoder("utf-8")(), 0
     try:
-        text = data.decode("utf-8")
+        for first in range(0, len(data), 2**20):  # not at once: its text can take four times the bytes
+            kept = len(decoder.getstate()[0])
+            decoder.decode(data[first : first + 2**20], final=first + 2**20 >= len(data))
     except UnicodeDecodeError as error:
-        place, byte = _place(data, error.start), data[error.start]
+        start = first - kept + error.start
+        place, byte = _place(data, start), data[start]
         raise InputError(f"{path}, {place}: byte 0x{byte:02x} is not UTF-8; save the file as UTF-8") from None
     if (zero := data.find(b"\0")) >= 0:
         raise InputError(f"{path}, {_place(data, zero)}: a NUL byte; expected UTF-8 text, is this a binary file?")
-    return list(io.StringIO(text, newline="\n" if "\n" in text else "\r"))
+    return _Lines(data, b"\n" if b"\n" in data else b"\r")
 
 
 def _place(data: bytes, position: int) -> str:

@@ -7,22 +7,27 @@ counted and named; a split of which more than 1 % is broken is refused.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from qabert.data.cache import cached, rows_key
 from qabert.data.readers import Row, check_columns, read_table
 from qabert.errors import InputError, suggest, unknown
 from qabert.tasks import COLUMNS, SPLITS, Task
 
 if TYPE_CHECKING:
     import datasets
+    from datasets.arrow_writer import ArrowWriter
 
 #: A longer text is taken for a broken row: no encoder reads that far.
 MAX_CHARACTERS = 100_000
 #: Broken rows that are skipped, in percent of a split's rows; with more of them the split is refused.
 MAX_BROKEN_PERCENT = 1
+#: Rows that are held as Python values at once.
+CHUNK = 10_000
 HUB_SPLITS = {"train": "train", "dev": "validation", "test": "test"}
 
 
@@ -48,20 +53,23 @@ class TaskData:
         splits: The splits that exist.
         dropped: The skipped rows of each of them.
         read: How many rows each of them had, the skipped ones included.
+        keys: The cache's key of those of them that can be cached; see `qabert.data.cache`.
     """
 
     splits: datasets.DatasetDict
     dropped: dict[str, list[Dropped]]
     read: dict[str, int]
+    keys: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class _Table:
-    """Rows of one split as a source has them."""
+    """Rows of one split as a source has them: read anew by each call of `rows`, from the file `path` if it is one."""
 
     where: str
-    rows: Iterable[Row]
+    rows: Callable[[], Iterable[Row]]
     columns: Mapping[str, str]
+    path: Path | None = None
 
 
 def load_data(
@@ -70,13 +78,14 @@ def load_data(
     splits: Sequence[str] = ("train", "dev"),
     *,
     strict: bool = False,
+    cache: bool = False,
 ) -> dict[str, TaskData]:
     """Load every task's rows; see `load_task`.
 
     Raises:
         InputError: A task's rows can't be loaded.
     """
-    return {name: load_task(task, data, splits, strict=strict) for name, task in tasks.items()}
+    return {name: load_task(task, data, splits, strict=strict, cache=cache) for name, task in tasks.items()}
 
 
 def load_task(
@@ -86,6 +95,7 @@ def load_task(
     *,
     strict: bool = False,
     labelled: Sequence[str] = ("train", "dev"),
+    cache: bool = False,
 ) -> TaskData:
     """Load a task's rows from where `data` says.
 
@@ -99,6 +109,7 @@ def load_task(
         splits: The splits to load.  `test` is left out where the task declares no file for it.
         strict: Raise at the first broken row.
         labelled: Splits in which a row needs a label.  In others one is read where it is there and usable.
+        cache: Keep the rows of files on disk, and read them from there the next time; see `qabert.data.cache`.
 
     Returns:
         The rows, the broken rows that were skipped, and how many rows were read.
@@ -126,14 +137,42 @@ def load_task(
         tables = _from_folder(task, data, splits, labelled)
     loaded = TaskData(datasets.DatasetDict(), {}, {})
     for split, table in tables.items():
-        columns, dropped, read = _clean(task, split, table, needs_label=split in labelled)
-        _check_dropped(table.where, dropped, read, strict)
-        label = datasets.Value("float64" if task.problem == "regression" else "int64")
-        features = datasets.Features({name: datasets.Value("string") for name in columns} | {"label": label})
-        loaded.splits[split] = datasets.Dataset.from_dict(columns, features=features)
-        loaded.dropped[split] = dropped
-        loaded.read[split] = read
+        key = None
+        if cache and table.path is not None:
+            key = rows_key(task, split, table.path, split in labelled)
+        loaded.splits[split], facts = _load_split(task, split, table, split in labelled, key)
+        loaded.dropped[split] = [Dropped(table.where, *item) for item in facts["dropped"]]
+        loaded.read[split] = facts["read"]
+        _check_dropped(table.where, loaded.dropped[split], loaded.read[split], strict)
+        if key is not None:
+            loaded.keys[split] = key
     return loaded
+
+
+def _load_split(
+    task: Task, split: str, table: _Table, needs_label: bool, key: str | None
+) -> tuple[datasets.Dataset, Any]:
+    """A split's rows, from the cache if they have a key, and what `_clean` says of them."""
+    import datasets
+    import pyarrow
+    from datasets.arrow_writer import ArrowWriter
+
+    label = datasets.Value("float64" if task.problem == "regression" else "int64")
+    features = datasets.Features({name: datasets.Value("string") for name in COLUMNS} | {"label": label})
+
+    def build(path: str) -> dict[str, Any]:
+        with ArrowWriter(path=path, features=features) as writer:
+            facts = _clean(task, split, table, needs_label, writer)
+        if rows_key(task, split, table.path, needs_label) != key:  # type: ignore[arg-type]
+            raise OSError(f"{table.path} was changed while it was read")
+        return facts
+
+    if key is not None and (found := cached(key, build)) is not None:
+        return found
+    buffer = pyarrow.BufferOutputStream()
+    with ArrowWriter(stream=buffer, features=features) as writer:
+        facts = _clean(task, split, table, needs_label, writer)
+    return datasets.Dataset.from_buffer(buffer.getvalue()), facts
 
 
 def _place(task: Task, data: str | Path | None) -> str | Path:
@@ -159,7 +198,8 @@ def _from_folder(task: Task, data: str | Path, splits: Sequence[str], labelled: 
             if not os.path.exists(path):
                 raise _missing_file(task, split, path)
             wanted, optional = _wanted(task.columns, split in labelled)
-            tables[split] = _Table(str(path), read_table(path, wanted, optional), task.columns)
+            read = partial(read_table, path, wanted, optional)
+            tables[split] = _Table(str(path), read, task.columns, path)
         elif split != "test":
             raise InputError(f"task '{task.name}', key 'files': no file is declared for the split '{split}'")
     return tables
@@ -205,7 +245,7 @@ def _from_hub(task: Task, splits: Sequence[str], labelled: Sequence[str]) -> dic
         if not rows.num_rows:
             raise InputError(f"{where}: no rows")
         rows = rows.select_columns([column for column in (*wanted, *optional) if column in rows.column_names])
-        tables[split] = _Table(where, (Row(number, row) for number, row in enumerate(rows, 1)), columns)
+        tables[split] = _Table(where, partial(_numbered, rows), columns)
     return tables
 
 
@@ -230,11 +270,15 @@ def _from_demo(task: Task, splits: Sequence[str]) -> dict[str, _Table]:
     return {
         split: _Table(
             f"demo rows of '{task.name}', split '{split}'",
-            (Row(number, row) for number, row in enumerate(demo_rows(task.name, split), 1)),
+            partial(_numbered, demo_rows(task.name, split)),
             columns,
         )
         for split in splits
     }
+
+
+def _numbered(rows: Iterable[Mapping[str, Any]]) -> Iterator[Row]:
+    return (Row(number, row) for number, row in enumerate(rows, 1))
 
 
 def _wanted(columns: Mapping[str, str], needs_label: bool) -> tuple[list[str], list[str]]:
@@ -247,21 +291,34 @@ class _BrokenRow(Exception):
     """What is wrong with a row, and in which column."""
 
 
-def _clean(task: Task, split: str, table: _Table, needs_label: bool) -> tuple[dict[str, list[Any]], list[Dropped], int]:
-    """Turn a source's rows into columns, broken ones left out."""
-    clean: dict[str, list[Any]] = {name: [] for name in COLUMNS}
-    dropped: list[Dropped] = []
+def _clean(task: Task, split: str, table: _Table, needs_label: bool, writer: ArrowWriter) -> dict[str, Any]:
+    """Write a source's rows, broken ones left out.
+
+    Returns:
+        `dropped`, the line, column and reason of each broken row, and `read`, how many rows there were.
+    """
+    import pyarrow
+
+    def flush() -> None:
+        columns = dict(zip(COLUMNS, zip(*clean, strict=True) if clean else [()] * len(COLUMNS), strict=True))
+        writer.write_table(pyarrow.table(columns, schema=writer.schema))
+        clean.clear()
+
+    clean: list[tuple[Any, ...]] = []
+    dropped: list[list[Any]] = []
     read = 0
-    for row in table.rows:
+    for row in table.rows():
         try:
-            values = _values(task, row, table.columns, needs_label, f"{split}-{read}")
-            for column, value in zip(clean.values(), values, strict=True):
-                column.append(value)
+            clean.append(_values(task, row, table.columns, needs_label, f"{split}-{read}"))
         except _BrokenRow as broken:
             name, reason = broken.args
-            dropped.append(Dropped(table.where, row.line, name, _shorten(reason)))
+            dropped.append([row.line, name, _shorten(reason)])
         read += 1
-    return clean, dropped, read
+        if len(clean) == CHUNK:
+            flush()
+    flush()
+    writer.finalize()
+    return {"dropped": dropped, "read": read}
 
 
 def _values(task: Task, row: Row, columns: Mapping[str, str], needs_label: bool, default_id: str) -> tuple[Any, ...]:

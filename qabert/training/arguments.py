@@ -99,7 +99,7 @@ class RunArguments:
     dropout: float | None = _field(
         None, "dropout in the encoder; as its configuration says if unset", low=0.0, high=0.95
     )
-    freeze_encoder: bool = _field(False, "train the heads only")
+    freeze_encoder: bool = _field(False, "train the heads only; each row is embedded once")
     head_learning_rate: float | None = _field(None, "learning rate of the heads; learning_rate if unset", low=0.0)
     attn_implementation: str | None = _field(None, "eager, sdpa, …; transformers chooses if unset")
     early_stopping_patience: int | None = _field(None, "stop after so many evaluations without a better score", low=1)
@@ -110,6 +110,7 @@ class RunArguments:
     triplet_batch_size: int = _field(16, "anchors, each with its positive and negatives, per device and batch", low=1)
     triplet_learning_rate: float = _field(1e-5, "learning rate of that stage", low=1e-12)
     strict: bool = _field(False, "stop at the first broken row instead of skipping up to 1 %% of them")
+    cache: bool = _field(True, "keep read and tokenised rows in HF_DATASETS_CACHE for the next run")
     resume: str = _field("never", "'auto': go on from the newest checkpoint in output_dir, if any; or a checkpoint")
     overwrite: bool = _field(False, "delete the run that output_dir holds")
     trainer: dict[str, Any] = _field(dict, "every other key: transformers.TrainingArguments", internal=True)

@@ -156,7 +156,7 @@ def describe_rows(plan: Plan) -> dict[str, Any]:
     from qabert.data.sources import load_data
 
     tasks, where = plan.tasks(), plan.settings.get("data")
-    data = load_data(tasks, where)
+    data = load_data(tasks, where, cache=True)
     fingerprints: dict[str, Any] = {}
     texts: dict[str, Any] = {}
     for name, task in tasks.items():
@@ -284,7 +284,10 @@ def _measure(plan: Plan, arm: str, folder: Path) -> None:
     from qabert.data.sources import load_data
     from qabert.inference import Predictor
 
-    dev = {name: data.splits["dev"] for name, data in load_data(plan.tasks(), keys.get("data"), ("dev",)).items()}
+    dev = {
+        name: data.splits["dev"]
+        for name, data in load_data(plan.tasks(), keys.get("data"), ("dev",), cache=True).items()
+    }
     predictor = Predictor.from_pretrained(str(folder), "cpu" if keys.get("use_cpu") else None)
     if asked and not questions.is_file():
         from qabert.evaluation.questions import ask

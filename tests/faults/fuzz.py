@@ -227,7 +227,7 @@ WORDS = {
               "prior_correction", "eval_examples", "pooling", "head_blocks", "head_width", "head_dropout", "dropout",
               "freeze_encoder", "head_learning_rate", "attn_implementation", "early_stopping_patience",
               "score_untrained", "triplet_loss", "triplet_examples", "triplet_batch_size", "triplet_learning_rate",
-              "strict", "resume", "overwrite"],
+              "strict", "cache", "resume", "overwrite"],
     "evaluate": ["data", "split", "tasks", "output_dir", "strict", "batch_size", "device"],
     "predict": ["task", "file", "output", "data", "output_dir", "batch_size", "device"],
     "explain": ["task", "methods", "steps", "html", "data", "rows", "seed", "output_dir", "batch_size", "device"],
