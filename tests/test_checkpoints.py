@@ -140,7 +140,7 @@ def test_rotation_keeps_the_newest_and_the_best(tmp_path_factory, steps, keep, d
     assert {max(steps), *([] if best is None else [best])} <= left
     if keep:
         assert len(left) == min(len(steps), max(keep, len({max(steps), best or max(steps)})))
-        assert {step for step in steps if step > min(left - {best}, default=0)} <= left  # the oldest went first
+        assert {step for step in steps if step > min(left - {best} or left)} <= left  # the oldest went first
     else:
         assert left == steps
     assert not list(output.glob(".*"))

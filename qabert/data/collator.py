@@ -18,7 +18,8 @@ class DataCollator:
 
     One encoder call then serves every format; the model folds the segments back.  Returns `labels` `(batch,)` where the
     features have them, `input_ids`, `attention_mask` and, where the tokenizer makes them, `token_type_ids`, all
-    `(segments × batch, longest)`, and the name of the `task`.
+    `(segments × batch, longest)`, and the name of the `task`.  Features that were embedded already have `embedding`
+    `(batch, width)` instead of tokens.
 
     Args:
         tokenizer: Knows how to pad.
@@ -41,6 +42,12 @@ class DataCollator:
         batch: dict[str, Any] = {}
         if features[0].get("labels") is not None:
             batch["labels"] = torch.tensor([feature["labels"] for feature in features])
+        if "embedding" in features[0]:
+            return (
+                batch
+                | {"embedding": torch.stack([feature["embedding"] for feature in features])}
+                | {"task": tasks.pop()}
+            )
         segments = range(len(features[0]["input_ids"]))
         keys = [key for key in ("input_ids", "token_type_ids") if features[0].get(key) is not None]
         padded = self.tokenizer.pad(

@@ -148,11 +148,12 @@ class QABertModel(PreTrainedModel):
 
     def forward(
         self,
-        input_ids: torch.Tensor,
+        input_ids: torch.Tensor | None = None,
         attention_mask: torch.Tensor | None = None,
         token_type_ids: torch.Tensor | None = None,
         task: str | None = None,
         labels: torch.Tensor | None = None,
+        embedding: torch.Tensor | None = None,
     ) -> QABertOutput:
         """Answer one task for a batch.
 
@@ -162,9 +163,10 @@ class QABertModel(PreTrainedModel):
             token_type_ids: Same shape, for encoders that have them.
             task: Which head answers.  May be left out where the model has one task only.
             labels: `(batch,)`, class indices or values in the task's unit.
+            embedding: `(batch, segments × hidden)`: what `embed` makes of the tokens, given instead of them.
 
         Raises:
-            ValueError: No task was named and the model has several.
+            ValueError: No task was named and the model has several; or neither tokens nor their embedding were given.
             KeyError: The model has no such task.
         """
         names = [declared["name"] for declared in self.config.tasks or []]
@@ -173,7 +175,10 @@ class QABertModel(PreTrainedModel):
                 raise ValueError(f"name the task to answer: one of {', '.join(names)}")
             task = names[0]
         declared = self.config.task(task)
-        embedding = self.embed(input_ids, attention_mask, token_type_ids, self.config.segments(declared))
+        if embedding is None:
+            if input_ids is None:
+                raise ValueError("give input_ids or embedding")
+            embedding = self.embed(input_ids, attention_mask, token_type_ids, self.config.segments(declared))
         # The heads run in their own precision: their LayerNorms and the losses are small and gain nothing from less.
         with torch.autocast(embedding.device.type, enabled=False):
             head = cast(Head, self.heads[f"head_{task}"])

@@ -22,6 +22,7 @@ import numpy as np
 from transformers import EarlyStoppingCallback, TrainingArguments, set_seed
 
 from qabert.checkpoints import clear_parts
+from qabert.data.cache import encode
 from qabert.data.demo import DEMO_NOTE
 from qabert.data.prompts import PromptEncoder
 from qabert.data.sampling import column
@@ -36,6 +37,7 @@ from qabert.modeling import QABertModel
 from qabert.tasks import Task
 from qabert.training.arguments import RunArguments
 from qabert.training.encoders import find_encoder, load_tokenizer
+from qabert.training.frozen import FrozenFeatures
 from qabert.training.output import (
     METRICS,
     alone,
@@ -106,6 +108,8 @@ def _train(args: RunArguments, stop: StopSignals, held: ExitStack) -> dict[str, 
     # A tokenizer of its own: what it cuts at would stay in the one that is saved.
     stage = load_stage(args, tasks, rows, copy.deepcopy(tokenizer)) if start_from is None else None
     summary = summarise(tasks, rows, features)
+    if args.freeze_encoder:
+        features = {name: {split: FrozenFeatures(used) for split, used in features[name].items()} for name in tasks}
     if main:
         if args.data == "demo":
             print(DEMO_NOTE)
@@ -199,10 +203,10 @@ def load_features(args: RunArguments, tasks: Mapping[str, Task], tokenizer: Any)
         InputError: Rows that can't be loaded, or a question that leaves no room for sentences in `max_length`.
     """
     encoders = {name: PromptEncoder(args.format, tokenizer, task, args.max_length) for name, task in tasks.items()}
-    rows = load_data(tasks, args.data, strict=args.strict)
+    rows = load_data(tasks, args.data, strict=args.strict, cache=args.cache)
     features = {
         name: {
-            split: used.map(encoders[name], batched=True, remove_columns=used.column_names, desc=f"{name} {split}")
+            split: encode(used, encoders[name], rows[name].keys.get(split), f"{name} {split}")
             for split, used in rows[name].splits.items()
         }
         for name in tasks

@@ -129,15 +129,15 @@ class StepTrainer(CheckpointedTrainer):
         Raises:
             RunError: The loss is no number, or memory doesn't suffice.
         """
-        shape = tuple(inputs["input_ids"].shape)
+        size = " × ".join(map(str, inputs["input_ids"].shape)) + " tokens" if "input_ids" in inputs else "embeddings"
         try:
             loss = super().training_step(model, inputs, num_items_in_batch)
         except Exception as error:
             if not out_of_memory(error):
                 raise
             raise RunError(
-                f"out of memory at step {self.state.global_step + 1}, {self._step_text()}: a batch of {shape[0]} × "
-                f"{shape[1]} tokens; lower per_device_train_batch_size (and raise gradient_accumulation_steps: the "
+                f"out of memory at step {self.state.global_step + 1}, {self._step_text()}: a batch of {size}; "
+                "lower per_device_train_batch_size (and raise gradient_accumulation_steps: the "
                 "result stays the same), or max_length; --activation_checkpointing true takes less memory and more time"
             ) from error
         if not torch.isfinite(loss):

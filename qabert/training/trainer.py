@@ -13,12 +13,13 @@ from transformers import TrainingArguments
 from transformers.trainer_utils import speed_metrics
 
 from qabert.data.collator import DataCollator
-from qabert.data.sampling import TaskRows, column, longest_first, strata
+from qabert.data.sampling import TaskBatchSampler, TaskRows, column, longest_first, strata
 from qabert.errors import RunError, out_of_memory
 from qabert.evaluation.metrics import multitask_score
 from qabert.evaluation.scores import score_answers
 from qabert.modeling.losses import LOSSES
 from qabert.tasks import Task
+from qabert.training.frozen import FrozenFeatures
 from qabert.training.step_trainer import StepTrainer
 
 
@@ -112,6 +113,45 @@ class QABertTrainer(StepTrainer):
             loss = loss * rows * self.args.world_size / num_items_in_batch
         return (loss, outputs) if return_outputs else loss
 
+    def train(self, *args: Any, **kwargs: Any) -> Any:
+        """As `StepTrainer.train`; of `FrozenFeatures` the rows that the run draws are embedded first, once each."""
+        if self.sampler is not None:
+            self._embed_drawn_rows(self.sampler)
+        return super().train(*args, **kwargs)
+
+    def _fill(self, frozen: FrozenFeatures) -> None:
+        quiet = bool(self.args.disable_tqdm) or not self.is_world_process_zero()
+        frozen.fill(self._embed, self.args.per_device_eval_batch_size, quiet)
+
+    def _embed_drawn_rows(self, sampler: TaskBatchSampler) -> None:
+        """Embed what this process will draw, in all epochs together: batches of like length are fast."""
+        parts = self.train_dataset.datasets  # type: ignore[union-attr]
+        if not any(isinstance(part, FrozenFeatures) for part in parts):
+            return
+        epochs = sampler.epochs
+        if self.args.max_steps > 0:
+            epochs = -(-self.args.max_steps // self.steps_per_epoch)
+        drawn = np.zeros(sum(len(task.lengths) for task in sampler.tasks.values()), dtype=bool)
+        for epoch in range(epochs):
+            sampler.set_epoch(epoch)
+            for batch in sampler:
+                drawn[batch] = True
+        first = 0
+        for part in parts:
+            self._fill(part.select(np.flatnonzero(drawn[first : first + len(part)])))
+            first += len(part)
+
+    @torch.no_grad()
+    def _embed(self, features: list[dict[str, Any]]) -> torch.Tensor:
+        """Embeddings of a batch of features, as a frozen encoder makes them in training and in evaluation."""
+        model: Any = self.accelerator.unwrap_model(self.model)
+        inputs = self._prepare_inputs(self.data_collator(features))
+        model.eval().to(self.args.device)
+        segments = model.config.segments(model.config.task(inputs["task"]))
+        keys = ("input_ids", "attention_mask", "token_type_ids")
+        with self.accelerator.autocast():
+            return model.embed(**{key: inputs[key] for key in keys if key in inputs}, segments=segments)
+
     def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
         """The Trainer's optimizer, its parameter groups split into encoder and heads where they learn differently."""
         created = self.optimizer is None
@@ -197,6 +237,8 @@ class QABertTrainer(StepTrainer):
     def _predict_task(self, features: Any, ignore_keys: list[str]) -> tuple[np.ndarray, np.ndarray, int]:
         """Logits `(rows, outputs)` and labels `(rows,)` in the features' order, number of batches."""
         order = longest_first(features["length"])
+        if isinstance(features, FrozenFeatures):
+            self._fill(features)
         known = len(self.accelerator._dataloaders)
         loader = self.get_eval_dataloader(features.select(order))
         del self.accelerator._dataloaders[known:]  # Accelerate would keep it, with its rows, until the run ends
@@ -207,7 +249,7 @@ class QABertTrainer(StepTrainer):
         except Exception as error:
             if not out_of_memory(error):
                 raise
-            longest = features[int(order[0])]["length"]
+            longest = column(features["length"]).max()
             raise RunError(
                 f"out of memory in an evaluation of {len(features):,} rows of up to {longest} tokens; "
                 "lower per_device_eval_batch_size or max_length"
