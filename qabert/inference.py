@@ -18,7 +18,6 @@ from qabert.errors import InputError, loading_problem, unknown
 from qabert.files import csv_writer, whole_file
 from qabert.model_files import check_folder, empty_model, local_folder, mismatched, tensor_shapes
 from qabert.modeling import QABertConfig, QABertModel
-from qabert.packed import pack
 from qabert.processes import ALONE, Processes
 from qabert.tasks import Task
 
@@ -114,8 +113,7 @@ class Predictor:
         for what in ("missing", "unexpected"):
             if wrong := sorted(loading[f"{what}_keys"]):
                 raise _misfit(where, what, wrong)
-        pack((model := model.to(chosen)).encoder)
-        return cls(model, tokenizer, processes)
+        return cls(model.to(chosen), tokenizer, processes)
 
     def task(self, name: str) -> Task:
         """The declaration of one of the model's tasks.

@@ -17,6 +17,7 @@ from .configuration_qabert import QABertConfig
 from .dropout import use_fast_dropout
 from .first_token import first_token_only, is_known
 from .heads import Head
+from .linear import use_fast_linear
 from .losses import LOSSES, activate, with_prior
 
 
@@ -197,10 +198,11 @@ class QABertModel(PreTrainedModel):
 
 
 def speed_up(encoder: Any) -> None:
-    """Let an encoder compute the same faster: its dropout, and its attention unless one was chosen.
+    """Let an encoder compute the same faster: its linear layers, its dropout, and its attention unless one was chosen.
 
     The draws of dropout differ from those of the encoder as it was; their distribution doesn't.
     """
+    use_fast_linear(encoder)
     use_fast_dropout(encoder)
     if is_known(encoder) and encoder.config._attn_implementation == "sdpa":
         encoder.set_attn_implementation(ATTENTION)

@@ -1,4 +1,4 @@
-"""Laid out weights give the same answers, and never stale ones."""
+"""oneDNN's products are torch's own, and laid out weights are never stale."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ import torch
 from torch import nn
 
 from qabert.inference import Predictor
-from qabert.packed import PackedLinear, pack
+from qabert.modeling.linear import FastLinear, use_fast_linear
 
 
 def packed_layer(dtype=torch.float32, bias=True) -> nn.Module:
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(24, 40, bias=bias), nn.ReLU()).to(dtype)
-    pack(model)
-    assert type(model[0]) is PackedLinear
+    use_fast_linear(model)
+    assert type(model[0]) is FastLinear
     return model[0]
 
 
@@ -50,6 +50,36 @@ def test_weights_that_change_are_packed_anew():
     assert layer.to(torch.bfloat16)(values.bfloat16()).dtype == torch.bfloat16
 
 
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("shape", [(24,), (1, 24), (3, 7, 24), (700, 24), (0, 24)])
+@pytest.mark.parametrize("spread", [True, False])
+def test_training_is_that_of_a_plain_layer(shape, bias, spread):
+    layer = packed_layer(bias=bias)
+    plain = nn.Linear(24, 40, bias=bias)
+    plain.load_state_dict(layer.state_dict())
+    assert layer.training
+    given = torch.randn(*shape[:-1], 48)[..., ::2] if spread else torch.randn(shape)
+    weight = torch.randn(40, *shape[:-1]).movedim(0, -1) if spread else torch.randn(*shape[:-1], 40)
+    found = []
+    for one in (layer, plain):
+        values = given.detach().requires_grad_()
+        answer = one(values)
+        (answer * weight).sum().backward()
+        found.append([answer, values.grad, *(parameter.grad for parameter in one.parameters())])
+    for first, second in zip(*found, strict=True):
+        torch.testing.assert_close(first, second, rtol=1e-4, atol=1e-5)
+
+
+def test_frozen_weights_and_inputs_get_no_gradient():
+    layer = packed_layer()
+    layer.requires_grad_(False)
+    values = torch.randn(3, 24, requires_grad=True)
+    layer(values).sum().backward()
+    torch.testing.assert_close(values.grad, layer.weight.sum(0).expand(3, -1))
+    assert layer.weight.grad is None
+    assert not layer(torch.randn(3, 24)).requires_grad
+
+
 def test_gradients_and_copies_are_those_of_a_plain_layer():
     layer = packed_layer()
     with torch.inference_mode():
@@ -68,7 +98,7 @@ def test_a_torch_without_the_operators_answers_as_ever(monkeypatch):
 
     monkeypatch.setattr(torch.ops.mkldnn, "_reorder_linear_weight", missing)
     model = nn.Sequential(nn.Linear(3, 4), nn.Linear(4, 2))
-    pack(model)
+    use_fast_linear(model)
     assert [type(layer) for layer in model] == [nn.Linear, nn.Linear]
     with torch.inference_mode():
         assert model(torch.zeros(1, 3)).shape == (1, 2)
@@ -80,4 +110,4 @@ def test_a_predictor_on_a_cpu_uses_them(trained):
         next(predictor.logits("sst", [("ab", None)]))
         layers = [layer for layer in predictor.model.encoder.modules() if isinstance(layer, nn.Linear)]
         assert layers
-        assert all(type(layer) is PackedLinear and layer._packed is not None for layer in layers)
+        assert all(type(layer) is FastLinear and layer._packed is not None for layer in layers)
