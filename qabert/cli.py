@@ -122,7 +122,7 @@ def _evaluate(argv: Sequence[str]) -> None:
     if args.output_dir:
         import json
 
-        from qabert.inference import write_predictions
+        from qabert.answers import write_predictions
 
         output = Path(args.output_dir)
         for name, task in tasks.items():

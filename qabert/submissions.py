@@ -10,9 +10,10 @@ from typing import Any
 
 from tqdm.auto import tqdm
 
+from qabert.answers import write_submission
 from qabert.errors import InputError, is_unicode
 from qabert.files import csv_writer, whole_file
-from qabert.inference import Predictor, write_submission
+from qabert.inference import Predictor
 from qabert.processes import ALONE, Processes
 from qabert.tasks import Task
 

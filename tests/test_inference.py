@@ -16,10 +16,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from qabert import inference
+from qabert.answers import readable, write_predictions
 from qabert.cli import main
 from qabert.data.prompts import PromptEncoder
 from qabert.errors import InputError
-from qabert.inference import Predictor, calls, read_config, readable, write_predictions
+from qabert.inference import Predictor, calls, read_config
 from qabert.tasks import PAPER_TASKS, QUORA, SST, STS, Task
 
 WORDS = ["ab", "cd", "ef", "gh", "film", "?", "☃", "{text_a}", "é"]

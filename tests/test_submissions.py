@@ -11,10 +11,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from qabert.answers import write_submission
 from qabert.cli import predict_main
 from qabert.data.sources import load_task
 from qabert.errors import InputError
-from qabert.inference import Predictor, write_submission
+from qabert.inference import Predictor
 from qabert.submissions import file_rows, sentence_row, write_answers, write_submissions
 from qabert.tasks import PAPER_TASKS, QUORA, SST, STS, Task
 

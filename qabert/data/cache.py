@@ -49,7 +49,10 @@ PATIENCE = 3600
 ARROW, RECORD = "data.arrow", "entry.json"
 _PART = "part-"
 #: What rows and features follow from, besides their source; hashed when it is imported, as it may be edited later.
-_CODE = ("errors.py", "tasks.py", "data/cache.py", "data/prompts.py", "data/readers.py", "data/sources.py")
+_CODE = (
+    *("errors.py", "tasks.py"),
+    *(f"data/{name}.py" for name in ("cache", "cleaning", "prompts", "readers", "sources")),
+)
 _LIBRARIES = ("datasets", "pyarrow", "tokenizers", "transformers")
 
 

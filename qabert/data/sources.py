@@ -14,20 +14,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from qabert.data.cache import cached, rows_key
+from qabert.data.cleaning import clean_rows
 from qabert.data.readers import Row, check_columns, read_table
 from qabert.errors import InputError, suggest, unknown
 from qabert.tasks import COLUMNS, SPLITS, Task
 
 if TYPE_CHECKING:
     import datasets
-    from datasets.arrow_writer import ArrowWriter
 
-#: A longer text is taken for a broken row: no encoder reads that far.
-MAX_CHARACTERS = 100_000
 #: Broken rows that are skipped, in percent of a split's rows; with more of them the split is refused.
 MAX_BROKEN_PERCENT = 1
-#: Rows that are held as Python values at once.
-CHUNK = 10_000
 HUB_SPLITS = {"train": "train", "dev": "validation", "test": "test"}
 
 
@@ -152,7 +148,7 @@ def load_task(
 def _load_split(
     task: Task, split: str, table: _Table, needs_label: bool, key: str | None
 ) -> tuple[datasets.Dataset, Any]:
-    """A split's rows, from the cache if they have a key, and what `_clean` says of them."""
+    """A split's rows, from the cache if they have a key, and what `clean_rows` says of them."""
     import datasets
     import pyarrow
     from datasets.arrow_writer import ArrowWriter
@@ -162,7 +158,7 @@ def _load_split(
 
     def build(path: str) -> dict[str, Any]:
         with ArrowWriter(path=path, features=features) as writer:
-            facts = _clean(task, split, table, needs_label, writer)
+            facts = clean_rows(task, split, table.rows(), table.columns, needs_label, writer)
         if rows_key(task, split, table.path, needs_label) != key:  # type: ignore[arg-type]
             raise OSError(f"{table.path} was changed while it was read")
         return facts
@@ -171,7 +167,7 @@ def _load_split(
         return found
     buffer = pyarrow.BufferOutputStream()
     with ArrowWriter(stream=buffer, features=features) as writer:
-        facts = _clean(task, split, table, needs_label, writer)
+        facts = clean_rows(task, split, table.rows(), table.columns, needs_label, writer)
     return datasets.Dataset.from_buffer(buffer.getvalue()), facts
 
 
@@ -285,102 +281,6 @@ def _wanted(columns: Mapping[str, str], needs_label: bool) -> tuple[list[str], l
     """Names of the columns that have to be there, and of those that may be."""
     needed = [key for key in ("text_a", "text_b", "label") if key in columns and (key != "label" or needs_label)]
     return [columns[key] for key in needed], [columns[key] for key in columns if key not in needed]
-
-
-class _BrokenRow(Exception):
-    """What is wrong with a row, and in which column."""
-
-
-def _clean(task: Task, split: str, table: _Table, needs_label: bool, writer: ArrowWriter) -> dict[str, Any]:
-    """Write a source's rows, broken ones left out.
-
-    Returns:
-        `dropped`, the line, column and reason of each broken row, and `read`, how many rows there were.
-    """
-    import pyarrow
-
-    def flush() -> None:
-        columns = dict(zip(COLUMNS, zip(*clean, strict=True) if clean else [()] * len(COLUMNS), strict=True))
-        writer.write_table(pyarrow.table(columns, schema=writer.schema))
-        clean.clear()
-
-    clean: list[tuple[Any, ...]] = []
-    dropped: list[list[Any]] = []
-    read = 0
-    for row in table.rows():
-        try:
-            clean.append(_values(task, row, table.columns, needs_label, f"{split}-{read}"))
-        except _BrokenRow as broken:
-            name, reason = broken.args
-            dropped.append([row.line, name, _shorten(reason)])
-        read += 1
-        if len(clean) == CHUNK:
-            flush()
-    flush()
-    writer.finalize()
-    return {"dropped": dropped, "read": read}
-
-
-def _values(task: Task, row: Row, columns: Mapping[str, str], needs_label: bool, default_id: str) -> tuple[Any, ...]:
-    """The row's `text_a`, `text_b`, `label` and `id`; a `_BrokenRow` is raised at the first that can't be used."""
-    if row.reason:
-        raise _BrokenRow(row.column, row.reason)
-    name = ""
-    try:
-        text_a = _text(row.values.get(name := columns["text_a"]))
-        text_b = _text(row.values.get(name := columns["text_b"])) if task.pair else None
-        label = _label(task, row.values.get(name := columns["label"]), needs_label)
-        name = columns.get("id", "")
-        return text_a, text_b, label, _identity(row.values.get(name), default_id)
-    except ValueError as error:
-        raise _BrokenRow(name, str(error)) from None
-
-
-def _text(value: object) -> str:
-    if value is None:
-        raise ValueError("the text is missing")
-    if not isinstance(value, str):
-        raise ValueError(f"expected text, got {type(value).__name__}")
-    text = value.strip()
-    if not text:
-        raise ValueError("the text is empty")
-    if len(text) > MAX_CHARACTERS:
-        raise ValueError(f"the text has {len(text)} characters; expected at most {MAX_CHARACTERS}")
-    return _encodable(text)
-
-
-def _label(task: Task, value: object, needed: bool) -> int | float | None:
-    try:
-        if value is None or value == "":
-            raise ValueError("the label is missing")
-        if isinstance(value, list | dict):
-            raise ValueError(f"expected a label, got {type(value).__name__}")
-        return task.parse_label(value)
-    except ValueError as error:
-        if needed:
-            raise ValueError(str(error)) from None
-        return None  # an unlabelled split may hold -1 or nothing
-
-
-def _identity(value: object, default: str) -> str:
-    if isinstance(value, list | dict):
-        raise ValueError(f"expected text or a number, got {type(value).__name__}")
-    text = "" if value is None else str(value).strip()
-    return _encodable(text) if text else default
-
-
-def _encodable(text: str) -> str:
-    """JSON can spell half a surrogate pair, which no UTF-8 can hold and no tokenizer reads."""
-    try:
-        text.encode()
-    except UnicodeEncodeError as error:
-        raise ValueError(f"character {error.start + 1} is half a surrogate pair; expected Unicode text") from None
-    return text
-
-
-def _shorten(reason: str, most: int = 400) -> str:
-    """Keep both ends: a message starts with the value, which may be long, and ends with what was expected."""
-    return reason if len(reason) <= most else f"{reason[: most // 2]} … {reason[-most // 2 :]}"
 
 
 def _check_dropped(where: str, dropped: Sequence[Dropped], read: int, strict: bool) -> None:

@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 from tqdm.auto import tqdm
 
-from qabert.inference import Predictor, decide
+from qabert.answers import decide
+from qabert.inference import Predictor
 from qabert.tables import table
 from qabert.tasks import Task
 

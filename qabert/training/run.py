@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 from transformers import EarlyStoppingCallback, TrainingArguments, set_seed
 
+from qabert.answers import write_predictions
 from qabert.checkpoints import clear_parts
 from qabert.data.cache import encode
 from qabert.data.demo import DEMO_NOTE
@@ -32,7 +33,7 @@ from qabert.errors import InputError, RunError, loading_problem
 from qabert.evaluation.metrics import majority_baseline, multitask_score
 from qabert.evaluation.scores import result_table
 from qabert.files import DISK_ERRORS, whole_file
-from qabert.inference import try_out, write_predictions
+from qabert.inference import try_out
 from qabert.modeling import QABertModel
 from qabert.tasks import Task
 from qabert.training.arguments import RunArguments

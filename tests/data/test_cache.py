@@ -75,7 +75,7 @@ def test_rows_from_the_cache_are_those_that_were_read(data, root, monkeypatch):
     assert not root.exists()
     first = load_data(PAPER_TASKS, data, cache=True)
     assert len(entries(root)) == 6
-    monkeypatch.setattr(sources, "_clean", refuse)
+    monkeypatch.setattr(sources, "clean_rows", refuse)
     again = load_data(PAPER_TASKS, data, cache=True)
     assert plain(anew) == plain(first) == plain(again)
     (dropped,) = again["sst"].dropped["train"]
@@ -413,7 +413,7 @@ def test_a_run_with_the_cache_prints_and_computes_what_one_without_does(
     cold = result("cold")
     assert len(entries(root)) == 12
     monkeypatch.setattr(PromptEncoder, "__call__", refuse)
-    monkeypatch.setattr(sources, "_clean", refuse)
+    monkeypatch.setattr(sources, "clean_rows", refuse)
     warm = result("warm")
     for anew, one, other in zip(without, cold, warm, strict=True):
         assert anew == one == other

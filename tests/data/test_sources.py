@@ -8,7 +8,7 @@ from pathlib import Path
 import datasets
 import pytest
 
-from qabert.data import sources
+from qabert.data import cleaning
 from qabert.data.sources import Dropped, load_data, load_task
 from qabert.errors import InputError
 from qabert.tasks import PAPER_TASKS, QUORA, SST, STS, Task
@@ -358,4 +358,4 @@ def test_an_offline_hub_is_an_input_error(tmp_path):
 
 
 def test_the_limit_of_a_text_is_what_a_reader_can_hold():
-    assert csv.field_size_limit() > sources.MAX_CHARACTERS  # else a long text would be called bad quoting
+    assert csv.field_size_limit() > cleaning.MAX_CHARACTERS  # else a long text would be called bad quoting

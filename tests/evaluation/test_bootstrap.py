@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from qabert.answers import decide
 from qabert.evaluation.metrics import METRIC_FUNCTIONS
 from qabert.evaluation.report import bootstrap
 from qabert.evaluation.report.bootstrap import Difference, paired_bootstrap
-from qabert.inference import decide
 from qabert.tasks import QUORA, SST, STS, Task
 
 CASES = [(SST, "accuracy"), (SST, "macro_f1"), (QUORA, "accuracy"), (QUORA, "f1"), (QUORA, "macro_f1"),

@@ -15,13 +15,13 @@ from matplotlib.text import Text
 from PIL import Image
 from sklearn.metrics import confusion_matrix
 
+from qabert.answers import decide
 from qabert.cli import evaluate_main
 from qabert.data.summary import label_shares
 from qabert.errors import InputError
 from qabert.evaluation import figures
 from qabert.evaluation.figures.comparison import calibration_bins, calibration_error, only_right
 from qabert.evaluation.figures.style import COLOURS, cells, lay_out, series, short_names, shorten
-from qabert.inference import decide
 from qabert.tasks import PAPER_TASKS, QUORA, SST, STS, Task
 
 HOSTILE = (

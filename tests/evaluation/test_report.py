@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import yaml
 
+from qabert.answers import decide, write_predictions
 from qabert.errors import InputError
 from qabert.evaluation.metrics import METRIC_FUNCTIONS, majority_baseline
 from qabert.evaluation.report.documents import (
@@ -27,7 +28,6 @@ from qabert.evaluation.report.priors import needs_prior, training_shares, with_p
 from qabert.evaluation.report.reproduction import read_predictions, read_reproduction
 from qabert.evaluation.report.results import collect
 from qabert.evaluation.report.writing import document, write_report
-from qabert.inference import decide, write_predictions
 from qabert.tasks import QUORA, SST, STS, Task
 
 HOSTILE = '<script>alert(1)</script> "q" & `x` | *b* _u_ [l](http://x.example) 😀 שלום \u202eevil\x00\r\n# h \ud800'

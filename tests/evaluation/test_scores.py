@@ -7,7 +7,7 @@ import pytest
 from scipy import stats
 from sklearn.metrics import accuracy_score, f1_score
 
-from qabert import inference
+from qabert import answers, inference
 from qabert.data.sources import load_task
 from qabert.evaluation.scores import answer_rows, result_table, score_answers
 from qabert.inference import Predictor
@@ -54,7 +54,7 @@ def test_scores_of_a_regression():
 
 
 def test_half_a_probability_is_the_first_label():
-    np.testing.assert_array_equal(inference.decide(QUORA, np.array([0.5, np.nextafter(0.5, 1)])), [0, 1])
+    np.testing.assert_array_equal(answers.decide(QUORA, np.array([0.5, np.nextafter(0.5, 1)])), [0, 1])
 
 
 SCORES = {

@@ -82,7 +82,8 @@ def test_metrics_json(finished):
 
 
 def test_predictions_are_those_of_the_saved_model_in_the_files_order(finished, course_folder):
-    from qabert.inference import Predictor, decide
+    from qabert.answers import decide
+    from qabert.inference import Predictor
 
     output, result = finished
     predictor = Predictor.from_pretrained(str(output))

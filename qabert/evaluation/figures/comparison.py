@@ -161,7 +161,7 @@ def only_right_figure(task: Task, labels: ArrayLike, predictions: Mapping[str, A
     Args:
         task: The task.
         labels: True labels, shape `(rows,)`.
-        predictions: Predictions (`inference.decide`) by the model's name, each `(rows,)`.
+        predictions: Predictions (`answers.decide`) by the model's name, each `(rows,)`.
 
     Raises:
         ValueError: Predictions that don't fit the task or the labels.

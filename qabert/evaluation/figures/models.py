@@ -41,7 +41,7 @@ def label_shares_figure(task: Task, labels: ArrayLike, predictions: Mapping[str,
     Args:
         task: The task; a regression's values count for the nearest fifth of its range, as in the data summary.
         labels: True labels, shape `(rows,)`.
-        predictions: Predictions (`inference.decide`) by the model's name, each `(rows,)`.
+        predictions: Predictions (`answers.decide`) by the model's name, each `(rows,)`.
 
     Raises:
         ValueError: Predictions that don't fit the task or the labels.
@@ -197,7 +197,7 @@ def model_figures(
     Returns:
         The files written.
     """
-    from qabert.inference import decide
+    from qabert.answers import decide
 
     paths: list[Path] = []
     for name, task in tasks.items():

@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 
+from qabert.answers import decide
 from qabert.evaluation.report import paper
 from qabert.evaluation.report.reproduction import Reproduction, Run
-from qabert.inference import decide
 from qabert.tasks import Task
 
 #: Rows that a table of examples shows of each model.

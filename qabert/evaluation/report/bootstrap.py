@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from qabert.answers import decide
 from qabert.evaluation.metrics import METRIC_FUNCTIONS
-from qabert.inference import decide
 from qabert.tasks import Task
 
 #: Weights (samples × patterns) that are held at once: few enough for a processor's cache.

@@ -8,10 +8,10 @@ from typing import Any
 
 import numpy as np
 
+from qabert.answers import decide
 from qabert.evaluation import figures
 from qabert.evaluation.report.documents import Figure
 from qabert.evaluation.report.reproduction import Reproduction
-from qabert.inference import decide
 
 
 def draw_figures(reproduction: Reproduction, results: Mapping[str, Any], folder: Path) -> list[Figure]:

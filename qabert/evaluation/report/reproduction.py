@@ -11,9 +11,9 @@ from typing import Any
 
 import numpy as np
 
+from qabert.answers import decide
 from qabert.errors import InputError, unknown
 from qabert.evaluation.metrics import METRIC_FUNCTIONS
-from qabert.inference import decide
 from qabert.tasks import Task
 from qabert.yaml_files import read_yaml
 
@@ -23,7 +23,7 @@ ROUNDING = 2e-3
 
 @dataclass(frozen=True)
 class Predictions:
-    """One task's answers to dev rows, as `inference.write_predictions` wrote them.
+    """One task's answers to dev rows, as `answers.write_predictions` wrote them.
 
     Args:
         ids: The rows' names.
@@ -90,9 +90,9 @@ class Reproduction:
 
 
 def read_predictions(path: Path, task: Task) -> Predictions:
-    """The inverse of `inference.write_predictions`, up to its rounding (4 decimals of a value, 6 of a probability).
+    """The inverse of `answers.write_predictions`, up to its rounding (4 decimals of a value, 6 of a probability).
 
-    `inference.decide` of the answers gives the file's predictions, also where rounding made two probabilities equal.
+    `answers.decide` of the answers gives the file's predictions, also where rounding made two probabilities equal.
 
     Raises:
         InputError: The file is absent, damaged, or another task's; the message names file and line.

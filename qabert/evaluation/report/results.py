@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from qabert.answers import decide
 from qabert.evaluation.metrics import METRIC_FUNCTIONS
 from qabert.evaluation.report import paper
 from qabert.evaluation.report.analyses import (
@@ -26,7 +27,6 @@ from qabert.evaluation.report.bootstrap import paired_bootstrap
 from qabert.evaluation.report.documents import plain
 from qabert.evaluation.report.priors import needs_prior, training_shares, with_prior
 from qabert.evaluation.report.reproduction import Reproduction, Run
-from qabert.inference import decide
 
 #: Arms that answer a question of their own, where a reproduction has them: the first pair that is there counts.
 ROLES: dict[str, tuple[tuple[str, str], ...]] = {
