@@ -121,7 +121,16 @@ class QABertTrainer(StepTrainer):
 
     def _fill(self, frozen: FrozenFeatures) -> None:
         quiet = bool(self.args.disable_tqdm) or not self.is_world_process_zero()
-        frozen.fill(self._embed, self.args.per_device_eval_batch_size, quiet)
+        size = self.args.per_device_eval_batch_size
+        try:
+            frozen.fill(self._embed, size, quiet)
+        except Exception as error:
+            if not out_of_memory(error):
+                raise
+            raise RunError(
+                f"out of memory while rows of task '{frozen.source.task}' were embedded, {size} at a time; lower "
+                "per_device_eval_batch_size or max_length"
+            ) from error
 
     def _embed_drawn_rows(self, sampler: TaskBatchSampler) -> None:
         """Embed what this process will draw, in all epochs together: batches of like length are fast."""

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from qabert.errors import RunError
 from qabert.tasks import PAPER_TASKS
 from qabert.training import run
 from qabert.training.arguments import parse
@@ -68,6 +69,19 @@ def test_losses_scores_and_weights_are_those_of_the_encoder_run_every_time(make_
         assert first == pytest.approx(second, rel=1e-3, abs=1e-5)
     for (name, first), (_, second) in zip(*(t.model.named_parameters() for t in (plain, once)), strict=True):
         torch.testing.assert_close(first, second, rtol=1e-3, atol=1e-4, msg=name)
+
+
+def test_no_memory_for_an_embedding_says_what_to_lower(make_trainer, course_features, monkeypatch):
+    from qabert.modeling import QABertModel
+
+    def embed(*args, **kwargs):
+        raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 1 byte")
+
+    monkeypatch.setattr(QABertModel, "embed", embed)
+    data = {"train_dataset": features_of(course_features, "train")}
+    trainer = make_trainer(trainer=SETTINGS, model={"freeze_encoder": True}, **data)
+    with pytest.raises(RunError, match=r"rows of task 'sst' were embedded, 8 at a time; lower per_device_eval_batch"):
+        trainer.train()
 
 
 def test_selections_share_what_is_embedded(course_features):
