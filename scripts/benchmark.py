@@ -4,7 +4,7 @@ python scripts/benchmark.py --data data/dfp --output_dir runs/benchmark
 python scripts/benchmark.py --data data/dfp --output_dir runs/benchmark --contenders limit,qabert --rounds 4
 """
 
-from qabert.benchmark.command import benchmark_main
+from qabert.cli import run
 
 if __name__ == "__main__":
-    benchmark_main()
+    run("benchmark")

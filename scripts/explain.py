@@ -5,7 +5,7 @@ python scripts/explain.py runs/demo --task sts "A man plays a guitar." "Someone 
 python scripts/explain.py runs/paper_qa --data data/dfp --rows 200 --output_dir runs/paper_qa/saliency
 """
 
-from qabert.cli import explain_main
+from qabert.cli import run
 
 if __name__ == "__main__":
-    explain_main()
+    run("explain")

@@ -7,7 +7,7 @@ torchrun --nproc-per-node 2 scripts/predict.py runs/demo --task quora --file pai
 python scripts/predict.py runs/paper_qa --data data/dfp --output_dir predictions
 """
 
-from qabert.cli import predict_main
+from qabert.cli import run
 
 if __name__ == "__main__":
-    predict_main()
+    run("predict")

@@ -4,7 +4,7 @@ python scripts/reproduce.py scripts/reproductions/paper.yaml --data data/dfp --o
 python scripts/reproduce.py scripts/reproductions/questions.yaml --data data/dfp --output_dir runs/questions --jobs 2
 """
 
-from qabert.cli import reproduce_main
+from qabert.cli import run
 
 if __name__ == "__main__":
-    reproduce_main()
+    run("reproduce")

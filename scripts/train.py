@@ -5,7 +5,7 @@ accelerate launch --config_file accelerate_config.yaml scripts/train.py scripts/
     --data data/dfp --output_dir runs/paper_qa --seed 1
 """
 
-from qabert.cli import train_main
+from qabert.cli import run
 
 if __name__ == "__main__":
-    train_main()
+    run("train")

@@ -10,7 +10,7 @@ import time
 
 import pytest
 
-from qabert.benchmark.command import benchmark, parse, run_rounds
+from qabert.benchmark.command import parse, run, run_rounds
 from qabert.benchmark.contenders import CONTENDERS, chosen
 from qabert.benchmark.meters import peak_memory
 from qabert.benchmark.rows import prepare, shares
@@ -36,7 +36,7 @@ def result(tmp_path_factory, course_folder, encoder_path):
     folder = tmp_path_factory.mktemp("run")
     where = ["--data", str(course_folder), "--encoder", encoder_path, "--output_dir", str(folder)]
     more = ["--rounds", "1", "--parts", "train,evaluate", "--contenders", "limit,qabert,tasknet", "--threads", "1"]
-    return benchmark([*where, *NUMBERS, *more]), folder
+    return run([*where, *NUMBERS, *more]), folder
 
 
 def here(told, contender, *parts):
@@ -164,7 +164,7 @@ def test_bad_flags_are_told_before_work(tmp_path, capsys):
         with pytest.raises(InputError, match=message):
             parse([*base, *more])
     with pytest.raises(SystemExit) as stopped:
-        run_command(benchmark, [*base, "--encoder", "minilm"])
+        run_command(run, [*base, "--encoder", "minilm"])
     assert stopped.value.code == 2 and "error: " in capsys.readouterr().err
     assert not (tmp_path / "work").exists()
 
@@ -176,7 +176,7 @@ def test_too_few_rows_is_an_error(told, tmp_path):
 
 def test_help_imports_nothing_heavy():
     code = (
-        "import sys\nfrom qabert.benchmark.command import benchmark_main\ntry: benchmark_main(['--help'])\n"
+        "import sys\nfrom qabert.cli import run\ntry: run('benchmark', ['--help'])\n"
         "except SystemExit: pass\nassert not {'torch', 'transformers', 'numpy', 'matplotlib'} & set(sys.modules)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)

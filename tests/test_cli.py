@@ -409,7 +409,5 @@ def test_commands_run_without_a_scripts_path(trained):
     assert done.returncode == 0 and "probabilities" in json.loads(done.stdout)
     assert run("--help").returncode == 0
     wrong = run("trian")
-    assert (
-        wrong.returncode == 2 and b"usage: python -m qabert {train,evaluate,predict,explain,reproduce}" in wrong.stderr
-    )
+    assert wrong.returncode == 2 and b"unknown command" in wrong.stderr and b"usage: qabert COMMAND" in wrong.stderr
     assert b"unknown key 'learnig_rate'" in run("train", "--learnig_rate", "1").stderr

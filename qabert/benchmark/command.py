@@ -17,20 +17,16 @@ from pathlib import Path
 from typing import Any
 
 from qabert.benchmark.contenders import CONTENDERS, PARTS, chosen, missing
+from qabert.cli.common import positive
 from qabert.errors import InputError
 from qabert.files import check_place, whole_file
 
 PACKAGES = ("torch", "transformers", "accelerate", "datasets", "tokenizers", "sentence-transformers", "tasknet")
 
 
-def parse(argv: Sequence[str]) -> dict[str, Any]:
-    """The command's values by name; `contenders` and `parts` as lists.
-
-    Raises:
-        InputError: A name that there isn't, a number that can't be, a place that can't be written.
-    """
+def parser() -> argparse.ArgumentParser:
+    """The command's flags."""
     parser = argparse.ArgumentParser(
-        prog="benchmark.py",
         description="Compare the speed of this package with its peers: the same rows, texts, weights and steps, each "
         "package in a process of its own, in turn and back again.",
         epilog="Contenders: " + ", ".join(CONTENDERS) + ".",
@@ -47,12 +43,21 @@ def parse(argv: Sequence[str]) -> dict[str, Any]:
         ("rounds", 2, "how often each contender runs"),
         ("threads", None, "OMP_NUM_THREADS of the contenders; as it is if unset"),
     ):
-        parser.add_argument(f"--{name}", type=_positive, default=default, help=f"{text} [{default}]")
+        parser.add_argument(f"--{name}", type=positive, default=default, help=f"{text} [{default}]")
     parser.add_argument("--bf16", action="store_true", help="bfloat16 autocast for all")
     parser.add_argument("--attn_implementation", help="eager, sdpa, … for all; each chooses if unset")
     parser.add_argument("--contenders", default="", help="some of them: limit,qabert [all]")
     parser.add_argument("--parts", default=",".join(PARTS), help="what to measure; an evaluation trains first [all]")
-    values = vars(parser.parse_args(argv))
+    return parser
+
+
+def parse(argv: Sequence[str]) -> dict[str, Any]:
+    """The command's values by name; `contenders` and `parts` as lists.
+
+    Raises:
+        InputError: A name that there isn't, a number that can't be, a place that can't be written.
+    """
+    values = vars(parser().parse_args(argv))
     for name in ("contenders", "parts"):
         values[name] = [word.strip() for word in values[name].split(",") if word.strip()]
     values["contenders"], values["parts"] = chosen(values["contenders"], values["parts"])
@@ -60,13 +65,7 @@ def parse(argv: Sequence[str]) -> dict[str, Any]:
     return values
 
 
-def _positive(text: str) -> int:
-    if not text.isdigit() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number over 0")
-    return int(text)
-
-
-def benchmark(argv: Sequence[str]) -> dict[str, Any]:
+def run(argv: Sequence[str]) -> dict[str, Any]:
     """Measure, write `benchmark.json`, `.md`, `.png` and `.svg`, print the table.
 
     Returns:
@@ -223,10 +222,3 @@ def _version(name: str) -> str:
         return f"{name} {version(name)}"
     except PackageNotFoundError:
         return name
-
-
-def benchmark_main(argv: Sequence[str] | None = None) -> None:
-    """`scripts/benchmark.py --data FOLDER --output_dir OUT`."""
-    from qabert.cli import run_command
-
-    run_command(benchmark, argv)

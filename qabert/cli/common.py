@@ -1,0 +1,112 @@
+"""What the commands share: how they end, and flags and checks that several of them have."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import os
+import re
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from qabert.errors import InputError, RunError, Stopped, is_unicode, printable, unknown
+from qabert.files import DISK_ERRORS
+from qabert.tasks import PAPER_TASKS, Task, load_tasks
+
+
+def run_command(command: Callable[[Sequence[str]], Any], argv: Sequence[str] | None) -> None:
+    """Run a command.  Wrong input is one line on stderr and exit code 2; a run that broke off, one line and code 1."""
+    # Python puts a script's folder first: `import evaluate` would find scripts/evaluate.py instead of the library.
+    here = os.path.dirname(os.path.abspath(sys.argv[0]))
+    sys.path[:] = [path for path in sys.path if path != here or not os.path.isfile(os.path.join(path, "evaluate.py"))]
+    # The libraries' loading bars and reports would bury what is worth reading; set before they are imported.
+    for name, value in (("TRANSFORMERS_VERBOSITY", "error"), ("HF_HUB_DISABLE_PROGRESS_BARS", "1")):
+        os.environ.setdefault(name, value)
+    try:
+        words = sys.argv[1:] if argv is None else argv
+        _check_words(words)
+        command(words)
+        sys.stdout.flush()  # here, and not when Python ends, a reader that has gone can be told from an error
+    except (InputError, RunError) as error:
+        print(f"error: {printable(str(error))}", file=sys.stderr)
+        sys.exit(2 if isinstance(error, InputError) else 1)
+    except Stopped as stopped:
+        if os.environ.get("RANK", "0") == "0":
+            print(stopped.message, file=sys.stderr, flush=True)
+        raise
+    except BrokenPipeError:  # `predict … | head`: the reader has gone
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is left to flush goes nowhere
+        sys.exit(141)
+    except OSError as error:
+        if error.filename is None and error.errno not in DISK_ERRORS:
+            raise
+        print(f"error: {printable(f'{error.filename}: {error.strerror}')}", file=sys.stderr)
+        sys.exit(1)
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        sys.exit(130)
+
+
+def _check_words(words: Sequence[str]) -> None:
+    for number, word in enumerate(words, 1):
+        if re.fullmatch(r"--[\w-]+=--", word):  # argparse would make an empty list of it
+            raise InputError(f"{word}: expected a value after '='")
+        if not is_unicode(word):  # bytes that are no UTF-8
+            raise InputError(f"argument {number} of the command line is not Unicode text: {word!a}; expected UTF-8")
+
+
+def model_parser(description: str, batch_size: int = 64) -> argparse.ArgumentParser:
+    """A parser of what every command that asks a model takes."""
+    parser = argparse.ArgumentParser(description=description, allow_abbrev=False)
+    parser.add_argument("model", help="folder that training wrote, or a hub name")
+    parser.add_argument("--batch_size", type=positive, default=batch_size, help=f"rows per encoder call [{batch_size}]")
+    parser.add_argument("--device", help="cpu, cuda, …; a GPU if there is one")
+    return parser
+
+
+def add_dtype(parser: argparse.ArgumentParser) -> None:
+    """Add `--dtype`."""
+    parser.add_argument(
+        "--dtype",
+        default="float32",
+        choices=["float32", "bfloat16"],
+        help="what the encoder computes in; bfloat16 is about twice as fast on GPUs and CPUs that have it, and changes "
+        "answers a little [float32]",
+    )
+
+
+def positive(text: str) -> int:
+    """A flag's whole number over 0."""
+    if not text.isdigit() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number over 0")
+    return int(text)
+
+
+def model_tasks(config: Any, model: str, chosen: str | None) -> dict[str, Task]:
+    """The model's tasks, or the chosen ones; where their rows are is taken from the paper's or from a YAML file."""
+    own = {values["name"]: Task.from_dict(values, f"model '{model}'") for values in config.tasks}
+    places = dict(PAPER_TASKS)
+    names = list(own)
+    if chosen is not None and chosen.endswith((".yaml", ".yml")):
+        places = load_tasks(chosen)
+        names = list(places)
+    elif chosen is not None:
+        names = [name.strip() for name in chosen.split(",")]
+    for name in names:
+        if name not in own:
+            raise unknown("task", name, own, f"model '{model}'")
+    return {
+        name: dataclasses.replace(own[name], files=places[name].files, hub=places[name].hub)
+        if name in places
+        else own[name]
+        for name in names
+    }
+
+
+def report_dropped(task: str, dropped: Sequence[Any]) -> None:
+    """Say on stderr which rows were broken."""
+    for item in dropped[:10]:
+        print(f"{task}: dropped {item}", file=sys.stderr)
+    if len(dropped) > 10:
+        print(f"{task}: and {len(dropped) - 10} more rows dropped", file=sys.stderr)

@@ -1,0 +1,84 @@
+"""`qabert evaluate MODEL --data FOLDER`."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+from qabert.cli.common import add_dtype, model_parser, model_tasks, report_dropped
+from qabert.errors import InputError
+from qabert.files import check_place
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command's flags."""
+    parser = model_parser("Score a trained model on labelled rows.")
+    parser.add_argument("--data", help="folder of data files, 'hub' or 'demo'")
+    parser.add_argument("--split", default="dev", choices=["train", "dev", "test"], help="which rows [dev]")
+    parser.add_argument("--tasks", help="some of the model's tasks, or a YAML file that says where their files are")
+    parser.add_argument("--output_dir", help="write metrics.json and predictions/ there")
+    parser.add_argument("--figures", help="draw label shares, confusions, errors and calibration there, as PNG and SVG")
+    parser.add_argument("--strict", action="store_true", help="stop at the first broken row")
+    add_dtype(parser)
+    return parser
+
+
+def run(argv: Sequence[str]) -> None:
+    """Score a model."""
+    args = parser().parse_args(argv)
+    from qabert.files import whole_file
+    from qabert.inference import Predictor, read_config
+    from qabert.processes import launched
+
+    tasks = model_tasks(read_config(args.model), args.model, args.tasks)
+    for place in filter(None, (args.output_dir, args.figures)):
+        check_place(Path(place), folder=True)
+    processes = launched()
+    if args.figures:
+        from qabert.evaluation.figures import model_figures, require_matplotlib
+
+        require_matplotlib()
+    from qabert.data.sources import load_task
+
+    data = {
+        name: load_task(task, args.data, (args.split,), strict=args.strict, labelled=(args.split,), cache=True)
+        for name, task in tasks.items()
+    }
+    for name in tasks:
+        if args.split not in data[name].splits:
+            raise InputError(f"task '{name}', key 'files': no file is declared for the split '{args.split}'")
+    predictor = Predictor.from_pretrained(args.model, args.device, processes, args.dtype)
+    from qabert.evaluation.metrics import multitask_score
+    from qabert.evaluation.scores import answer_rows, result_table, score_answers
+
+    answers, scores = {}, {}
+    for name, task in tasks.items():
+        rows = data[name].splits[args.split]
+        if processes.main:
+            report_dropped(name, data[name].dropped[args.split])
+        answers[name] = answer_rows(predictor, name, rows, args.batch_size)
+        if processes.main:
+            scores[name] = score_answers(task, answers[name], rows["label"])
+    if not processes.main:
+        return
+    print(result_table(tasks, {"model": scores}, args.split))
+    if args.output_dir:
+        import json
+
+        from qabert.answers import write_predictions
+
+        output = Path(args.output_dir)
+        for name, task in tasks.items():
+            rows = data[name].splits[args.split]
+            write_predictions(
+                output / "predictions" / f"{name}-{args.split}.csv", task, rows["id"], answers[name], rows["label"]
+            )
+        with whole_file(output / "metrics.json") as file:
+            score = multitask_score({name: scores[name][task.score] for name, task in tasks.items()})
+            json.dump({"split": args.split, "score": score, "scores": scores}, file, indent=2)
+        print(f"metrics.json and predictions/ are in {output}")
+    if args.figures:
+        labels = {name: data[name].splits[args.split]["label"] for name in tasks}
+        paths = model_figures(tasks, labels, answers, Path(args.figures))
+        print(f"{len(paths) // 2} figures, as PNG and SVG, are in {args.figures}")
