@@ -26,8 +26,8 @@ def whole_file(path: Path, binary: bool = False) -> Iterator[Any]:
         binary: Write bytes instead of text in UTF-8.
 
     Example:
-        >>> with whole_file(Path("scores.txt")) as file:  # doctest: +SKIP
-        ...     file.write("0.5")
+        >>> with whole_file(Path("scores.txt")) as file:
+        ...     _ = file.write("0.5")
     """
     open_file = partial(Path.open, mode="wb") if binary else partial(Path.open, mode="w", encoding="utf-8", newline="")
     if path.is_char_device() or path.is_fifo():  # such as /dev/stdout

@@ -40,7 +40,7 @@ class QABertModel(PreTrainedModel):
     """A shared encoder and one head per task (paper, section 4.1).
 
     Example:
-        >>> model = QABertModel.from_encoder(path, tasks=[task.to_dict()], input_format="qa")  # doctest: +SKIP
+        >>> model = QABertModel.from_encoder(path, tasks=[task.to_dict()], input_format="qa")
         >>> model(**tokenizer("Is this review positive?", "Lovely.", return_tensors="pt"), task="sst").logits.shape
         torch.Size([1, 5])
     """

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import doctest
 import random
 import subprocess
 import sys
@@ -19,7 +18,7 @@ from scipy import stats
 from sklearn import metrics as sk
 
 from qabert.errors import InputError
-from qabert.evaluation import hf_metrics, metrics
+from qabert.evaluation import hf_metrics
 from qabert.evaluation.hf_metrics import load_metric, task_metrics
 from qabert.evaluation.metrics import (
     METRIC_FUNCTIONS,
@@ -264,10 +263,3 @@ def test_majority_baseline():
     assert majority_baseline(STS, [0.1, 0.2, 4.4], [1.0, 2.0, 3.0]) == {"pearson": 0.0, "spearman": 0.0}
     with pytest.raises(ValueError, match="task 'sst': there are no training labels"):
         majority_baseline(SST, [], [1])
-
-
-@pytest.mark.parametrize("module", [metrics, hf_metrics])
-def test_the_examples_in_the_docstrings(module):
-    result = doctest.testmod(module)
-    assert result.attempted
-    assert not result.failed

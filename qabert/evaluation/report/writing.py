@@ -29,9 +29,6 @@ def write_report(folder: Path, samples: int = 2000) -> list[Path]:
 
     Raises:
         InputError: No run is finished, a file is damaged, matplotlib isn't installed, or the folder can't be written.
-
-    Example:
-        >>> write_report(Path("runs/paper"))  # doctest: +SKIP
     """
     from qabert.evaluation.figures import require_matplotlib
     from qabert.evaluation.report.figures import draw_figures

@@ -64,8 +64,8 @@ class SegmentEncoder(PromptEncoder):
     How a format lays a row out is read off the format itself, called with marks in the place of the sentences.
 
     Example:
-        >>> encoder = SegmentEncoder("qa", tokenizer, task, 64)  # doctest: +SKIP
-        >>> encoder.read("A lovely film.", None).segments[:2]  # doctest: +SKIP
+        >>> encoder = SegmentEncoder("qa", tokenizer, task, 64)
+        >>> encoder.read("A lovely film.", None).segments[:2]
         ['special', 'question']
     """
 
