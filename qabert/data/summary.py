@@ -93,7 +93,7 @@ def _chi_square(counts: np.ndarray, deals: int = 4999) -> float:
 
 
 def rows_digest(rows: Any) -> str:
-    """SHA-256 of a split's texts and labels, in their order: the same rows have the same, whichever file they are of."""
+    """SHA-256 of a split's texts and labels, in their order: that of the same rows is the same, in any file."""
     digest = hashlib.sha256()
     for batch in rows.iter(batch_size=10_000):  # memory stays flat
         digest.update(json.dumps([batch[name] for name in sorted(set(batch) - {"id"})]).encode())
