@@ -30,7 +30,7 @@ def push_to_hub(
     private: bool | None = None,
     *,
     message: str = "Upload a model of qabert",
-    waits: tuple[float, ...] = WAITS,
+    waits: tuple[float, ...] | None = None,
 ) -> str:
     """Upload a finished run: the model with its code, tokenizer and card, `metrics.json` and predictions.
 
@@ -43,7 +43,7 @@ def push_to_hub(
         repo_id: `owner/name`; the repository is made if there is none.
         private: Whether it is made a private one; None leaves that to the owner's settings.
         message: Of the commit.
-        waits: Seconds to wait before each further attempt.
+        waits: Seconds to wait before each further attempt; `WAITS` if None.
 
     Returns:
         The model's address.
@@ -59,7 +59,7 @@ def push_to_hub(
     folder = Path(folder)
     files = files_to_push(folder, repo_id)
     try:
-        return upload(files, repo_id, private, message, waits)
+        return upload(files, repo_id, private, message, WAITS if waits is None else waits)
     except (InputError, RunError) as error:
         command = finishing_command(folder, repo_id, private)
         raise type(error)(f"{error}; {folder} stays as it is, and this command pushes it: {command}") from error
