@@ -78,6 +78,7 @@ def card_text(folder: Path, repo_id: str | None = None) -> str:
             "arguments": arguments,
             "data": data,
             "recipe": recipe(arguments, tasks),
+            "own_tasks": not all(map(_is_papers, tasks)),
             "limits": limits(config, metrics, arguments),
         }
         card = ModelCard.from_template(
@@ -89,7 +90,7 @@ def card_text(folder: Path, repo_id: str | None = None) -> str:
         )
     except (KeyError, TypeError, AttributeError, IndexError) as error:
         raise InputError(f"{where}: config.json or metrics.json isn't what training writes: {error!r}") from error
-    return str(card)
+    return str(card).rstrip() + "\n"
 
 
 def metadata(name: str, tasks: list[Task], metrics: Any, arguments: Mapping[str, Any], data: str) -> ModelCardData:
@@ -134,13 +135,16 @@ def _hub_name(encoder: str) -> str | None:
 def recipe(arguments: Mapping[str, Any], tasks: list[Task]) -> str:
     """The run's settings that aren't defaults, as a recipe."""
     defaults = RunArguments().to_dict()
-    values = {key: arguments[key] for key in ("data", "encoder", "format") if key in arguments}
+    values = {key: arguments[key] for key in ("data", "encoder", "format") if arguments.get(key) is not None}
     for key, value in arguments.items():
         if key not in _UNTOLD and value is not None and (key not in defaults or _plain(value) != _plain(defaults[key])):
             values[key] = value
-    if not all(_is_papers(task) for task in tasks):
+    if not all(map(_is_papers, tasks)):
+        left_out = ("name", "output")
         values["tasks"] = {
-            task.name: {k: v for k, v in task.to_dict().items() if k not in ("name", "output") and v not in ([], {})}
+            task.name: {}
+            if _is_papers(task)
+            else {key: value for key, value in task.to_dict().items() if key not in left_out and value not in ([], {})}
             for task in tasks
         }
     elif [task.name for task in tasks] != list(PAPER_TASKS):

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
+import threading
+from types import SimpleNamespace
 
 import pytest
 from server import Hub
 
 from qabert.checkpoints import problem
 from qabert.errors import InputError
+from qabert.hub import callback
 from qabert.training.arguments import from_keys, parse
 from qabert.training.run import train as run
 
@@ -61,16 +65,14 @@ def test_what_is_pushed_loads_by_name_to_the_last_bit(finished, hub, python):
 def test_pushes_during_training_wait_for_nothing_and_change_nothing(training_words, tmp_path, python):
     words = [*training_words, "--save_strategy", "steps", "--eval_strategy", "steps", "--eval_steps", "2"]
     words += ["--save_steps", "2", "--save_total_limit", "1", "--seed", "7"]
-    # The first push is refused, the second one held up while checkpoints come and go.
-    with Hub(tmp_path / "hub", {"commit": ["503", "wait3"]}) as hub:
+    # The first push is refused, the second one held up.
+    with Hub(tmp_path / "hub", {"commit": ["503", "wait1"]}) as hub:
         done = train(python, hub, words, tmp_path / "run", "--hub_strategy", "every_save", "--hub_private_repo", "true")
         assert done.returncode == 0, done.stderr
         assert hub.repos[NAME]["private"] and done.stdout.strip().splitlines()[-1] == f"pushed to {hub.url}/{NAME}"
         assert "warning: step 2: the push to 'owner/demo' failed: the hub answered 503 (planned 503)" in done.stdout
         commits = hub.repos[NAME]["commits"]
         assert commits[-1] == "Upload a model of qabert" and commits[0].startswith("Training in progress, step")
-        saves = len(re.findall(r"^eval ", done.stdout, re.MULTILINE))
-        assert len(commits) < saves  # those in between weren't waited for
         first = hub.steps("commit")[1]
         assert set(first) >= {"model.safetensors", "config.json", "tokenizer.json", "modeling_qabert.py"}
         assert not [name for name in first if re.search(r"optimizer|process|state|metrics|README", name)]
@@ -79,6 +81,37 @@ def test_pushes_during_training_wait_for_nothing_and_change_nothing(training_wor
     ours, alone = ((tmp_path / name / "model.safetensors").read_bytes() for name in ("run", "alone"))
     assert ours == alone
     assert not (tmp_path / "run" / ".push.part").exists() and problem(tmp_path / "run") is None
+
+
+def test_one_push_at_a_time_of_files_that_outlive_their_checkpoint(finished, tmp_path, monkeypatch):
+    begun, go, sent = threading.Event(), threading.Event(), []
+
+    def upload(files, repo_id, private, message, waits):
+        begun.set()
+        assert go.wait(60)
+        sent.append((message, sorted(files), files["model.safetensors"].read_bytes()))
+
+    monkeypatch.setattr(callback, "upload", upload)
+    for step in (1, 2, 3):
+        shutil.copytree(finished, tmp_path / f"checkpoint-{step}", ignore=shutil.ignore_patterns("README.md", "pred*"))
+        (tmp_path / f"checkpoint-{step}" / "optimizer.safetensors").write_bytes(b"never sent")
+    args, state = SimpleNamespace(output_dir=tmp_path), SimpleNamespace(is_world_process_zero=True, global_step=1)
+    pushes = callback.PushCheckpoints(NAME)
+    pushes.on_save(args, state, None)
+    assert begun.wait(60)
+    state.global_step = 2
+    pushes.on_save(args, state, None)  # not while the first one is under way
+    shutil.rmtree(tmp_path / "checkpoint-1")
+    go.set()
+    pushes.finish()
+    state.global_step = 3
+    pushes.on_save(args, SimpleNamespace(is_world_process_zero=False, global_step=4), None)
+    pushes.on_save(args, state, None)
+    pushes.finish()
+    assert [message for message, *_ in sent] == ["Training in progress, step 1", "Training in progress, step 3"]
+    assert sent[0][2] == (finished / "model.safetensors").read_bytes()
+    assert "checksums.json" in sent[0][1] and "optimizer.safetensors" not in sent[0][1]
+    assert not (tmp_path / ".push.part").exists()
 
 
 def test_a_push_that_fails_at_the_end_leaves_the_model_and_a_command(training_words, tmp_path, python):
