@@ -16,6 +16,7 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from qabert.errors import InputError as InputError
+    from qabert.hub.push import push_to_hub as push_to_hub
     from qabert.inference import Predictor as Predictor
     from qabert.modeling import QABertConfig as QABertConfig
     from qabert.modeling import QABertModel as QABertModel
@@ -29,8 +30,9 @@ _EXPORTS = {
     "QABertModel": "qabert.modeling",
     "QABertTrainer": "qabert.training.trainer",
     "Task": "qabert.tasks",
+    "push_to_hub": "qabert.hub.push",
 }
-__all__ = ["InputError", "Predictor", "QABertConfig", "QABertModel", "QABertTrainer", "Task"]
+__all__ = ["InputError", "Predictor", "QABertConfig", "QABertModel", "QABertTrainer", "Task", "push_to_hub"]
 
 
 def __getattr__(name: str) -> Any:

@@ -19,11 +19,13 @@ from qabert.errors import InputError
 if TYPE_CHECKING:
     from torch import nn
 
-#: What transformers reads of a text encoder's folder; the same is fetched from the hub.
+#: What transformers reads of a text encoder's folder; the same is fetched from the hub.  Code is fetched because
+#: checksums.json lists that of our own models; it isn't run.
 FILES = (
     *("config.json", "model.safetensors", "model.safetensors.index.json", "model-*.safetensors", "adapter_config.json"),
     *("tokenizer*", "vocab*", "merges.txt", "sp*.model", "sentencepiece*.model", "special_tokens_map.json"),
     *("added_tokens.json", "chat_template*", "additional_chat_templates/*", "generation_config.json", "checksums.json"),
+    "*.py",
 )
 #: Bytes of a file that is no weights.  The largest tokenizer.json in use, of 256,000 tokens, has about 35 MB.
 MAX_BYTES = 64 * 2**20

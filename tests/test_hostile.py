@@ -99,6 +99,17 @@ def test_code_beside_the_weights_is_not_run(name, folders, tmp_path, monkeypatch
     assert not (tmp_path / "marker").exists()
 
 
+def test_the_code_that_our_own_checkpoints_carry_is_not_run(folders, tmp_path):
+    folder = folders["model"]
+    codes = sorted(path for path in folder.glob("*.py"))
+    assert "modeling_qabert.py" in [path.name for path in codes]
+    assert json.loads((folder / "config.json").read_text())["auto_map"]["AutoModel"] == "modeling_qabert.QABertModel"
+    for path in codes:
+        path.write_text(f"open({str(tmp_path / 'marker')!r}, 'w')\n", encoding="utf-8")
+    load("model", folder)
+    assert not (tmp_path / "marker").exists()
+
+
 def test_an_encoder_inside_a_checkpoint_cannot_bring_code(folders, tmp_path):
     folder = folders["model"]
     (folder / "evil.py").write_text(f"open({str(tmp_path / 'marker')!r}, 'w')\nclass Evil: ...\n", encoding="utf-8")

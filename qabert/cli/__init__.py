@@ -15,6 +15,7 @@ COMMANDS = {
     "evaluate": ("qabert.cli.evaluate", "score a model on labelled rows"),
     "predict": ("qabert.cli.predict", "answer sentences and files"),
     "explain": ("qabert.cli.explain", "show which words an answer comes from"),
+    "push": ("qabert.cli.push", "put a trained model on the hub"),
     "reproduce": ("qabert.cli.reproduce", "train the paper's models side by side and write a report"),
     "benchmark": ("qabert.benchmark.command", "compare the speed with other packages'"),
 }

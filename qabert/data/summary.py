@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections import Counter
 from collections.abc import Mapping
 from typing import Any
@@ -90,10 +92,18 @@ def _chi_square(counts: np.ndarray, deals: int = 4999) -> float:
     return float((1 + np.sum(by_chance >= seen * (1 - 1e-9))) / (1 + deals))
 
 
+def rows_digest(rows: Any) -> str:
+    """SHA-256 of a split's texts and labels, in their order: that of the same rows is the same, in any file."""
+    digest = hashlib.sha256()
+    for batch in rows.iter(batch_size=10_000):  # memory stays flat
+        digest.update(json.dumps([batch[name] for name in sorted(set(batch) - {"id"})]).encode())
+    return digest.hexdigest()
+
+
 def summarise(
     tasks: Mapping[str, Task], rows: Mapping[str, TaskData], features: Mapping[str, Mapping[str, Any]]
 ) -> dict[str, Any]:
-    """Numbers by task and split: rows read and used, rows dropped by reason, label shares, lengths, truncated rows.
+    """Numbers by task and split: rows read and used, their digest, rows dropped by reason, labels, truncated rows.
 
     A task whose train and dev labels differ has an entry `drift` beside its splits; see `label_drift`.
     """
@@ -105,6 +115,7 @@ def summarise(
             result.setdefault(name, {})[split] = {
                 "read": rows[name].read[split],
                 "used": len(used),
+                "sha256": rows_digest(used),
                 "dropped": dict(reasons),
                 "dropped_rows": [f"{d.file}, line {d.line}" for d in rows[name].dropped[split]][:100],
                 "label_shares": label_shares(task, used["label"]),

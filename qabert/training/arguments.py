@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 FORMATS = ("separate", "joint", "qa")
 POOLINGS = ("first", "mean")
 ORDERS = ("sequential", "interleaved", "annealed")
+HUB_STRATEGIES = ("end", "every_save")
 TRIPLET_LOSSES = ("none", "equation1", "ranking")
 
 #: Defaults of ours where the Trainer's differ.
@@ -59,9 +60,9 @@ FIXED: dict[str, Any] = {
     "restore_callback_states_from_checkpoint": True,
 }
 _REFUSED = {"train_sampling_strategy", "do_train", "do_eval", "do_predict", "resume_from_checkpoint", "hub_token",
-            "push_to_hub", "push_to_hub_token", "data_seed", "ignore_data_skip", "max_steps_per_epoch",
-            "enable_jit_checkpoint", "auto_find_batch_size", "accelerator_config", "dataloader_drop_last",
-            "dataloader_prefetch_factor"}  # fmt: skip
+            "push_to_hub_token", "hub_always_push", "hub_revision", "data_seed", "ignore_data_skip",
+            "max_steps_per_epoch", "enable_jit_checkpoint", "auto_find_batch_size", "accelerator_config",
+            "dataloader_drop_last", "dataloader_prefetch_factor"}  # fmt: skip
 
 
 def _field(default: Any, help: str, **extra: Any) -> Any:
@@ -111,6 +112,10 @@ class RunArguments:
     triplet_learning_rate: float = _field(1e-5, "learning rate of that stage", low=1e-12)
     strict: bool = _field(False, "stop at the first broken row instead of skipping up to 1 %% of them")
     cache: bool = _field(True, "keep read and tokenised rows in HF_DATASETS_CACHE for the next run")
+    push_to_hub: bool = _field(False, "put the model on the hub when it is saved; its token is HF_TOKEN or the login")
+    hub_model_id: str | None = _field(None, "owner/name of the model on the hub")
+    hub_private_repo: bool | None = _field(None, "make it a private one; as the owner's settings say if unset")
+    hub_strategy: str = _field("end", "push at the end, or after every checkpoint too", choices=HUB_STRATEGIES)
     resume: str = _field("never", "'auto': go on from the newest checkpoint in output_dir, if any; or a checkpoint")
     overwrite: bool = _field(False, "delete the run that output_dir holds")
     trainer: dict[str, Any] = _field(dict, "every other key: transformers.TrainingArguments", internal=True)
@@ -125,6 +130,16 @@ class RunArguments:
             given = item.name.startswith("triplet_") and getattr(self, item.name) not in (item.default, {})
             if given and self.triplet_loss == "none":
                 raise InputError(f"key '{item.name}' is of the triplet stage: set 'triplet_loss' too, or remove it")
+            if item.name.startswith("hub_") and getattr(self, item.name) != item.default and not self.push_to_hub:
+                raise InputError(f"key '{item.name}' is for pushing: set 'push_to_hub: true' too, or remove it")
+        if self.push_to_hub:
+            if self.hub_model_id is None:
+                raise InputError("key 'push_to_hub': set 'hub_model_id' to owner/name too")
+            from qabert.hub.push import check_repo_id
+
+            check_repo_id(self.hub_model_id, "key 'hub_model_id'")
+            if self.hub_strategy == "every_save" and str(self.trainer.get("save_strategy", "epoch")) in ("no", "False"):
+                raise InputError("key 'hub_strategy': with 'save_strategy: no' there is nothing to push before the end")
 
     def load_tasks(self) -> dict[str, Task]:
         """The declared tasks; also checks that the keys of rows by task name some of them.

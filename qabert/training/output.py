@@ -28,7 +28,8 @@ METRICS = "metrics.json"
 MARKER = "arguments.yaml"
 #: Keys that a resumed run may change without becoming another run.
 _FREE = {"resume", "overwrite", "output_dir", "logging_steps", "disable_tqdm", "report_to", "save_total_limit",
-         "cache", "ddp_backend", "ddp_timeout", "dataloader_num_workers"}  # fmt: skip
+         "cache", "ddp_backend", "ddp_timeout", "dataloader_num_workers", "push_to_hub", "hub_model_id",
+         "hub_private_repo", "hub_strategy"}  # fmt: skip
 #: What cuts a step into batches.
 _CUT = ("per_device_train_batch_size", "gradient_accumulation_steps", "processes")
 

@@ -33,6 +33,9 @@ from qabert.errors import InputError, RunError, loading_problem
 from qabert.evaluation.metrics import majority_baseline, multitask_score
 from qabert.evaluation.scores import result_table
 from qabert.files import DISK_ERRORS, whole_file
+from qabert.hub.callback import PushCheckpoints
+from qabert.hub.card import CARD, write_card
+from qabert.hub.push import check_token, push_to_hub
 from qabert.inference import try_out
 from qabert.modeling import QABertModel
 from qabert.tasks import Task
@@ -95,11 +98,14 @@ def _train(args: RunArguments, stop: StopSignals, held: ExitStack) -> dict[str, 
     encoder = find_encoder(args.encoder)
     training_args = args.training_arguments()
     check_world(training_args)
+    if args.push_to_hub:
+        check_token()
     main = training_args.process_index == 0
     checkpoint = shared(training_args, lambda: prepare_output(args, output, training_args.world_size))
     if args.resume == "auto" and (done := finished_run(output)) is not None:
         if main:
-            print(f"the run in {output} is complete: nothing is left to do")
+            print(f"the run in {output} is complete: {'pushing it' if args.push_to_hub else 'nothing is left to do'}")
+            _publish(args, output)
         return done
     if main and args.resume == "auto" and holds_files(output):
         print(goes_on_from(output, checkpoint))
@@ -131,6 +137,9 @@ def _train(args: RunArguments, stop: StopSignals, held: ExitStack) -> dict[str, 
         latest = shared(training_args, lambda: resumable(output / CHECKPOINTS) if args.resume == "auto" else None)
         start_from = train_triplets(stage, encoder, tokenizer, latest, stop)
         trainer = build_trainer(args, training_args, tasks, start_from, tokenizer, features, row_ids, stop)
+    pushes = PushCheckpoints(args.hub_model_id or "", args.hub_private_repo)
+    if args.push_to_hub and args.hub_strategy == "every_save":
+        trainer.add_callback(pushes)
     dev = {name: features[name]["dev"] for name in tasks}
     untrained = None
     if args.score_untrained:
@@ -173,8 +182,21 @@ def _train(args: RunArguments, stop: StopSignals, held: ExitStack) -> dict[str, 
         print(result_table(tasks, {"majority": majority, "untrained": untrained, "trained": scores}))
         for line in warnings:
             print(f"warning: {line}")
-        print(f"model, metrics.json and predictions/ are in {output}")
+        print(f"model, metrics.json and predictions/ are in {output}", flush=True)
+        pushes.finish()
+        _publish(args, output)
     return result
+
+
+def _publish(args: RunArguments, output: Path) -> None:
+    """Write the card, which needs nothing but the run's files, and push where that is wished."""
+    if not (output / CARD).exists():
+        write_card(output, args.hub_model_id)
+    if args.push_to_hub and args.hub_model_id:
+        try:
+            print(f"pushed to {push_to_hub(output, args.hub_model_id, args.hub_private_repo)}")
+        except InputError as error:  # by now it is no longer the input that the run ends with
+            raise RunError(str(error)) from error
 
 
 def unlearnt(
