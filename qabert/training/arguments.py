@@ -179,7 +179,9 @@ class RunArguments:
             ):
                 if not 0 < getattr(parsed, key) < float("inf"):
                     raise InputError(f"key '{key}' has {getattr(parsed, key)!r}; expected a number over 0")
-            values = {key: getattr(parsed, key) for key in {"output_dir", "report_to", *TRAINER_DEFAULTS, *self.trainer}}
+            values = {
+                key: getattr(parsed, key) for key in {"output_dir", "report_to", *TRAINER_DEFAULTS, *self.trainer}
+            }
             result = TrainingArguments(**values, **FIXED)
             _check_optimizer(result, self.trainer)
             return result

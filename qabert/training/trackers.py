@@ -1,8 +1,8 @@
 """TensorBoard, Weights & Biases, trackio and MLflow: one callback, the same names in each of them.
 
 `train/loss`, `train/sts/loss`, `train/learning_rate`, `eval/score`, `eval/sts/pearson`, `eval/loss`, …, over the
-optimizer's steps; `untrained/…` and `final/…` once, before and after training.  The Trainer's own integrations would name
-some of these differently in each, log every task's evaluation twice, and end before the final scores are there.
+optimizer's steps; `untrained/…` and `final/…` once, before and after training.  The Trainer's own integrations would
+name some of these differently in each, log every task's evaluation twice, and end before the final scores are there.
 """
 
 from __future__ import annotations
@@ -136,7 +136,7 @@ class TensorBoard(Tracker):
 class WeightsAndBiases(Tracker):
     """A run of Weights & Biases; without a login or a network it is kept in `./wandb`, for `wandb sync`.
 
-    `WANDB_MODE`, `WANDB_PROJECT`, `WANDB_DIR` and the rest of its environment mean what they mean there; so does a sweep.
+    `WANDB_MODE`, `WANDB_PROJECT`, `WANDB_DIR` and the rest of its environment mean what they mean there.
     """
 
     package = "wandb"
@@ -208,7 +208,10 @@ class Trackio(Tracker):
 
 
 class MLflow(Tracker):
-    """A run of MLflow, where `MLFLOW_TRACKING_URI` says, or in `./mlflow.db`; `MLFLOW_EXPERIMENT_NAME` wins over `project`."""
+    """A run of MLflow, where `MLFLOW_TRACKING_URI` says, or in `./mlflow.db`.
+
+    Its experiment is `MLFLOW_EXPERIMENT_NAME`, or else the project.
+    """
 
     package = "mlflow"
 
@@ -218,7 +221,6 @@ class MLflow(Tracker):
         os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")
         import mlflow
         from mlflow.entities import Param
-        from mlflow.exceptions import MlflowException
 
         super().__init__(run)
         self.client = mlflow.MlflowClient()
@@ -228,10 +230,7 @@ class MLflow(Tracker):
             return
         name = os.environ.get("MLFLOW_EXPERIMENT_NAME", run.project)
         experiment = self.client.get_experiment_by_name(name)
-        try:
-            place = experiment.experiment_id if experiment else self.client.create_experiment(name)
-        except MlflowException:  # another run was faster
-            place = self.client.get_experiment_by_name(name).experiment_id
+        place = experiment.experiment_id if experiment else self.client.create_experiment(name)
         self.id = run.places["mlflow"] = self.client.create_run(place, run_name=run.name).info.run_id
         params = [Param(key, str(value)[:6000]) for key, value in run.settings.items()]
         for first in range(0, len(params), 100):  # as many as it takes at once
