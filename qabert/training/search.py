@@ -16,7 +16,6 @@ from __future__ import annotations
 import shutil
 import time
 from collections.abc import Mapping, Sequence
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -78,6 +77,10 @@ class TrialReport(TrainerCallback):
             raise optuna.TrialPruned
 
 
+def _stand_in() -> Any:
+    return torch.nn.Linear(1, 1)
+
+
 class SearchTrainer(Trainer):
     """The `Trainer` that `hyperparameter_search` is asked of.
 
@@ -95,9 +98,8 @@ class SearchTrainer(Trainer):
         self.sweep, self.output, self.keep_models = sweep, output, keep_models
         self.objective: float | None = None
         arguments = sweep.arguments(next(sweep.corners()), output)
-        stand_in: Any = partial(torch.nn.Linear, 1, 1)
         args = TrainingArguments(str(output), use_cpu=arguments.training_arguments().use_cpu, report_to="none")
-        super().__init__(model_init=stand_in, args=args)
+        super().__init__(model_init=_stand_in, args=args)
 
     def search(self, study: optuna.Study, trials: int) -> None:
         """Run so many trials, those that wait in the study first.
