@@ -17,6 +17,7 @@ COMMANDS = {
     "explain": ("qabert.cli.explain", "show which words an answer comes from"),
     "push": ("qabert.cli.push", "put a trained model on the hub"),
     "reproduce": ("qabert.cli.reproduce", "train the paper's models side by side and write a report"),
+    "sweep": ("qabert.cli.sweep", "search hyperparameters for the best score"),
     "benchmark": ("qabert.benchmark.command", "compare the speed with other packages'"),
 }
 __all__ = ["COMMANDS", "main", "run", "run_command"]

@@ -171,8 +171,11 @@ class RunArguments:
                 raise InputError(f"unknown key '{key}'{suggest(key, known)}; --help lists the keys")
         if self.trainer.get("ddp_backend") and launched_processes() == 1:
             raise InputError("key 'ddp_backend' is for several processes: start them with torchrun --nproc-per-node N")
+        from qabert.training.trackers import tracker_names
+
         words: list[str] = []
-        for key, value in (TRAINER_DEFAULTS | self.trainer).items():
+        report_to = tracker_names(self.trainer.get("report_to"))[1] or ["none"]  # ours are a callback of the run's
+        for key, value in (TRAINER_DEFAULTS | self.trainer | {"report_to": report_to}).items():
             if key.endswith("_strategy") and value is False:
                 value = "no"  # what YAML makes of a bare no
             if value is not None:
@@ -191,7 +194,9 @@ class RunArguments:
             ):
                 if not 0 < getattr(parsed, key) < float("inf"):
                     raise InputError(f"key '{key}' has {getattr(parsed, key)!r}; expected a number over 0")
-            values = {key: getattr(parsed, key) for key in {"output_dir", *TRAINER_DEFAULTS, *self.trainer}}
+            values = {
+                key: getattr(parsed, key) for key in {"output_dir", "report_to", *TRAINER_DEFAULTS, *self.trainer}
+            }
             result = TrainingArguments(**values, **FIXED)
             _check_optimizer(result, self.trainer)
             return result

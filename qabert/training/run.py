@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from transformers import EarlyStoppingCallback, TrainingArguments, set_seed
+from transformers import EarlyStoppingCallback, TrainerCallback, TrainingArguments, set_seed
 
 from qabert.answers import write_predictions
 from qabert.checkpoints import clear_parts
@@ -30,6 +30,7 @@ from qabert.data.sampling import column
 from qabert.data.sources import TaskData, load_data
 from qabert.data.summary import summarise, summary_text
 from qabert.errors import InputError, RunError, loading_problem
+from qabert.evaluation.figures import model_figures
 from qabert.evaluation.metrics import majority_baseline, multitask_score
 from qabert.evaluation.scores import result_table
 from qabert.files import DISK_ERRORS, whole_file
@@ -57,12 +58,17 @@ from qabert.training.output import (
 )
 from qabert.training.step_trainer import check_world
 from qabert.training.stopping import StopSignals, stop_signals
+from qabert.training.trackers import Trackers, tracker_names
 from qabert.training.trainer import QABertTrainer
 from qabert.training.triplets import CHECKPOINTS, load_stage, stage_metrics, start_encoder, train_triplets
 
 
-def train(args: RunArguments) -> dict[str, Any]:
+def train(args: RunArguments, callbacks: Sequence[TrainerCallback] = ()) -> dict[str, Any]:
     """Train as told, and write model, scores and predictions to `args.output_dir`.
+
+    Args:
+        args: The run's.
+        callbacks: More callbacks of the training loop.
 
     Returns:
         What `metrics.json` holds: `score`, the scores by task of the trained model, of the majority class and (with
@@ -76,7 +82,7 @@ def train(args: RunArguments) -> dict[str, Any]:
     """
     with stop_signals() as stop, ExitStack() as held:
         try:
-            return _train(args, stop, held)
+            return _train(args, stop, held, callbacks)
         except RuntimeError as error:
             # What the processes that are left say when one has gone.
             if isinstance(error, RunError) or not re.search(r"gloo|nccl|connection closed", str(error), re.IGNORECASE):
@@ -92,7 +98,9 @@ def train(args: RunArguments) -> dict[str, Any]:
             ) from error
 
 
-def _train(args: RunArguments, stop: StopSignals, held: ExitStack) -> dict[str, Any]:
+def _train(
+    args: RunArguments, stop: StopSignals, held: ExitStack, callbacks: Sequence[TrainerCallback]
+) -> dict[str, Any]:
     tasks = args.load_tasks()
     output = Path(args.output_dir)
     encoder = find_encoder(args.encoder)
@@ -123,7 +131,10 @@ def _train(args: RunArguments, stop: StopSignals, held: ExitStack) -> dict[str, 
         print(summary_text(summary), flush=True)
 
     row_ids = {name: rows[name].splits["train"]["id"] for name in tasks}
-    trainer = build_trainer(args, training_args, tasks, start_from or encoder, tokenizer, features, row_ids, stop)
+    names = tracker_names(args.trainer.get("report_to"))[0] if main else []
+    trackers = Trackers(names, training_args, output, described(args, tasks))
+    more = [trackers, *callbacks]
+    trainer = build_trainer(args, training_args, tasks, start_from or encoder, tokenizer, features, row_ids, stop, more)
     if main:
         check_room(output, trainer.model, training_args)
         if args.overwrite and output.is_dir():  # not before all that could stop this run has been checked
@@ -131,12 +142,13 @@ def _train(args: RunArguments, stop: StopSignals, held: ExitStack) -> dict[str, 
                 shutil.rmtree(output)
         write_marker(args, tasks, output, training_args.world_size)
         held.enter_context(alone(output))
+        held.enter_context(trackers)
         for folder in (output, output / CHECKPOINTS):
             clear_parts(folder)
     if stage is not None:  # the model was built to check it, and is built anew on what this stage makes of its encoder
         latest = shared(training_args, lambda: resumable(output / CHECKPOINTS) if args.resume == "auto" else None)
         start_from = train_triplets(stage, encoder, tokenizer, latest, stop)
-        trainer = build_trainer(args, training_args, tasks, start_from, tokenizer, features, row_ids, stop)
+        trainer = build_trainer(args, training_args, tasks, start_from, tokenizer, features, row_ids, stop, more)
     pushes = PushCheckpoints(args.hub_model_id or "", args.hub_private_repo)
     if args.push_to_hub and args.hub_strategy == "every_save":
         trainer.add_callback(pushes)
@@ -177,6 +189,9 @@ def _train(args: RunArguments, stop: StopSignals, held: ExitStack) -> dict[str, 
             used = rows[name].splits["dev"]
             path = output / "predictions" / f"{name}-dev.csv"
             write_predictions(path, task, used["id"], trainer.answers(name), used["label"])
+        labels = {name: column(dev[name]["labels"]) for name in tasks}
+        answers = {name: trainer.answers(name) for name in tasks}
+        trackers.pictures(lambda folder: model_figures(tasks, labels, answers, folder, trainer.state.log_history))
         with whole_file(output / METRICS) as file:
             json.dump(result, file, indent=2, ensure_ascii=False)
         print(result_table(tasks, {"majority": majority, "untrained": untrained, "trained": scores}))
@@ -246,6 +261,7 @@ def build_trainer(
     features: Mapping[str, Mapping[str, Any]],
     row_ids: Mapping[str, Sequence[str]],
     stop: StopSignals,
+    callbacks: Sequence[TrainerCallback] = (),
 ) -> QABertTrainer:
     """A new model with a pretrained encoder, and its trainer."""
     set_seed(training_args.seed)
@@ -285,7 +301,7 @@ def build_trainer(
         head_learning_rate=args.head_learning_rate,
         row_ids=row_ids,
         stop=stop,
-        callbacks=[EarlyStoppingCallback(patience)] if patience else [],
+        callbacks=[*([EarlyStoppingCallback(patience)] if patience else []), *callbacks],
     )
 
 
