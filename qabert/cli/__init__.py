@@ -15,6 +15,7 @@ COMMANDS = {
     "evaluate": ("qabert.cli.evaluate", "score a model on labelled rows"),
     "predict": ("qabert.cli.predict", "answer sentences and files"),
     "explain": ("qabert.cli.explain", "show which words an answer comes from"),
+    "demo": ("qabert.cli.demo", "answer and explain sentences on a web page of this machine"),
     "reproduce": ("qabert.cli.reproduce", "train the paper's models side by side and write a report"),
     "benchmark": ("qabert.benchmark.command", "compare the speed with other packages'"),
 }
