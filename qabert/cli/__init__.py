@@ -18,6 +18,7 @@ COMMANDS = {
     "demo": ("qabert.cli.demo", "answer and explain sentences on a web page of this machine"),
     "reproduce": ("qabert.cli.reproduce", "train the paper's models side by side and write a report"),
     "benchmark": ("qabert.benchmark.command", "compare the speed with other packages'"),
+    "completion": ("qabert.cli.completion", "print a script for the shell's completion"),
 }
 __all__ = ["COMMANDS", "main", "run", "run_command"]
 

@@ -20,6 +20,7 @@ import yaml
 from qabert.errors import InputError, suggest, unknown
 from qabert.processes import launched_processes
 from qabert.tasks import Task, load_tasks
+from qabert.training.key_groups import GROUPS, OTHER, ShowTrainerKeys, group_of, shown
 from qabert.yaml_files import read_yaml
 
 if TYPE_CHECKING:
@@ -218,6 +219,11 @@ def _check_optimizer(args: TrainingArguments, given: Mapping[str, Any]) -> None:
             raise InputError(f"keys {shown}: can't be used: {error}") from None
 
 
+def keys_left_out() -> set[str]:
+    """Keys of `TrainingArguments` that no recipe may have, or that are ours."""
+    return set(FIXED) | _REFUSED | {item.name for item in _own_fields()}
+
+
 def _own_fields() -> list[dataclasses.Field[Any]]:
     return [item for item in dataclasses.fields(RunArguments) if not item.metadata.get("internal")]
 
@@ -285,14 +291,21 @@ def build_parser(description: str) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         usage="%(prog)s [RECIPE.yaml] [--key VALUE …]",
         description=f"{description}  RECIPE.yaml is a file of keys; flags override them.",
-        epilog="Every key of transformers.TrainingArguments is a flag too (--learning_rate 2e-5 --bf16 true …).",
+        epilog="Every key of transformers.TrainingArguments is a flag too (--learning_rate 2e-5 --bf16 true …): "
+        "--help-trainer lists them.",
         argument_default=argparse.SUPPRESS,
         allow_abbrev=False,
+        add_help=False,
     )
+    sections = {title: parser.add_argument_group(title) for title in (*GROUPS, OTHER)}
     for item in _own_fields():
-        text = f"{item.metadata['help']} [{item.default if item.default is not dataclasses.MISSING else 'none'}]"
+        choices = f" ({', '.join(item.metadata['choices'])})" if "choices" in item.metadata else ""
+        text = f"{item.metadata['help']}{choices} [{shown(item.default)}]"
         boolean: dict[str, Any] = {"nargs": "?", "const": "true"} if item.type == "bool" else {}
-        parser.add_argument(f"--{item.name}", metavar="VALUE", help=text, **boolean)
+        sections[group_of(item.name)].add_argument(f"--{item.name}", metavar="VALUE", help=text, **boolean)
+    more = parser.add_argument_group("help")
+    more.add_argument("-h", "--help", action="help", help="this text")
+    more.add_argument("--help-trainer", action=ShowTrainerKeys, nargs=0, help="the Trainer's keys and their defaults")
     return parser
 
 
