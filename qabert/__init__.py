@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from qabert.modeling import QABertConfig as QABertConfig
     from qabert.modeling import QABertModel as QABertModel
     from qabert.tasks import Task as Task
+    from qabert.training.api import train as train
     from qabert.training.trainer import QABertTrainer as QABertTrainer
 
 _EXPORTS = {
@@ -29,8 +30,9 @@ _EXPORTS = {
     "QABertModel": "qabert.modeling",
     "QABertTrainer": "qabert.training.trainer",
     "Task": "qabert.tasks",
+    "train": "qabert.training.api",
 }
-__all__ = ["InputError", "Predictor", "QABertConfig", "QABertModel", "QABertTrainer", "Task"]
+__all__ = ["InputError", "Predictor", "QABertConfig", "QABertModel", "QABertTrainer", "Task", "train"]
 
 
 def __getattr__(name: str) -> Any:

@@ -318,7 +318,7 @@ def parse(argv: Sequence[str], description: str = "Train.") -> RunArguments:
     # The recipe comes first: after a flag that argparse doesn't know it couldn't be told from the flag's value.
     recipe, flags = (argv[0], argv[1:]) if argv and not argv[0].startswith("-") else (None, argv)
     known, rest = build_parser(description).parse_known_args(flags)
-    values = _read_recipe(Path(recipe)) if recipe is not None else {}
+    values = read_recipe(Path(recipe)) if recipe is not None else {}
     values.update(vars(known))
     return from_keys(values | flag_pairs(rest))
 
@@ -337,7 +337,8 @@ def from_keys(values: Mapping[str, Any]) -> RunArguments:
     return arguments
 
 
-def _read_recipe(path: Path) -> dict[str, Any]:
+def read_recipe(path: Path) -> dict[str, Any]:
+    """A recipe's keys; the file of tasks that it names is beside it."""
     if not os.path.isfile(path):  # unlike Path's, os.path's tests don't raise at a name that is too long
         folder = path.parent if os.path.isdir(path.parent) else Path()
         names = [str(file) for file in sorted([*folder.glob("*.yaml"), *Path("scripts/recipes").glob("*.yaml")])]
