@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from qabert.modeling import QABertConfig as QABertConfig
     from qabert.modeling import QABertModel as QABertModel
     from qabert.tasks import Task as Task
+    from qabert.training.api import train as train
     from qabert.training.trainer import QABertTrainer as QABertTrainer
 
 _EXPORTS = {
@@ -31,8 +32,9 @@ _EXPORTS = {
     "QABertTrainer": "qabert.training.trainer",
     "Task": "qabert.tasks",
     "push_to_hub": "qabert.hub.push",
+    "train": "qabert.training.api",
 }
-__all__ = ["InputError", "Predictor", "QABertConfig", "QABertModel", "QABertTrainer", "Task", "push_to_hub"]
+__all__ = ["InputError", "Predictor", "QABertConfig", "QABertModel", "QABertTrainer", "Task", "push_to_hub", "train"]
 
 
 def __getattr__(name: str) -> Any:

@@ -16,9 +16,11 @@ COMMANDS = {
     "predict": ("qabert.cli.predict", "answer sentences and files"),
     "explain": ("qabert.cli.explain", "show which words an answer comes from"),
     "push": ("qabert.cli.push", "put a trained model on the hub"),
+    "demo": ("qabert.cli.demo", "answer and explain sentences on a web page of this machine"),
     "reproduce": ("qabert.cli.reproduce", "train the paper's models side by side and write a report"),
     "sweep": ("qabert.cli.sweep", "search hyperparameters for the best score"),
     "benchmark": ("qabert.benchmark.command", "compare the speed with other packages'"),
+    "completion": ("qabert.cli.completion", "print a script for the shell's completion"),
 }
 __all__ = ["COMMANDS", "main", "run", "run_command"]
 

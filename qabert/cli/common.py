@@ -56,18 +56,29 @@ def _check_words(words: Sequence[str]) -> None:
             raise InputError(f"argument {number} of the command line is not Unicode text: {word!a}; expected UTF-8")
 
 
-def model_parser(description: str, batch_size: int = 64) -> argparse.ArgumentParser:
-    """A parser of what every command that asks a model takes."""
+def model_parser(description: str, batch_size: int = 64, sections: Sequence[str] = ()) -> argparse.ArgumentParser:
+    """A parser of what every command that asks a model takes; `--help` shows `sections`, then how it is computed."""
     parser = argparse.ArgumentParser(description=description, allow_abbrev=False)
     parser.add_argument("model", help="folder that training wrote, or a hub name")
-    parser.add_argument("--batch_size", type=positive, default=batch_size, help=f"rows per encoder call [{batch_size}]")
-    parser.add_argument("--device", help="cpu, cuda, …; a GPU if there is one")
+    for title in sections:
+        section(parser, title)
+    computing = section(parser, "computing")
+    computing.add_argument(
+        "--batch_size", type=positive, default=batch_size, help=f"rows per encoder call [{batch_size}]"
+    )
+    computing.add_argument("--device", help="cpu, cuda, …; a GPU if there is one")
     return parser
+
+
+def section(parser: argparse.ArgumentParser, title: str) -> Any:
+    """The group of flags of that title in `--help`, made where there is none."""
+    found = (group for group in parser._action_groups if group.title == title)
+    return next(found, None) or parser.add_argument_group(title)
 
 
 def add_dtype(parser: argparse.ArgumentParser) -> None:
     """Add `--dtype`."""
-    parser.add_argument(
+    section(parser, "computing").add_argument(
         "--dtype",
         default="float32",
         choices=["float32", "bfloat16"],

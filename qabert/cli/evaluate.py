@@ -6,20 +6,23 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from qabert.cli.common import add_dtype, model_parser, model_tasks, report_dropped
+from qabert.cli.common import add_dtype, model_parser, model_tasks, report_dropped, section
 from qabert.errors import InputError
 from qabert.files import check_place
 
 
 def parser() -> argparse.ArgumentParser:
     """The command's flags."""
-    parser = model_parser("Score a trained model on labelled rows.")
-    parser.add_argument("--data", help="folder of data files, 'hub' or 'demo'")
-    parser.add_argument("--split", default="dev", choices=["train", "dev", "test"], help="which rows [dev]")
-    parser.add_argument("--tasks", help="some of the model's tasks, or a YAML file that says where their files are")
-    parser.add_argument("--output_dir", help="write metrics.json and predictions/ there")
-    parser.add_argument("--figures", help="draw label shares, confusions, errors and calibration there, as PNG and SVG")
-    parser.add_argument("--strict", action="store_true", help="stop at the first broken row")
+    parser = model_parser("Score a trained model on labelled rows.", sections=("input", "output"))
+    given, written = section(parser, "input"), section(parser, "output")
+    given.add_argument("--data", help="folder of data files, 'hub' or 'demo'")
+    given.add_argument("--split", default="dev", choices=["train", "dev", "test"], help="which rows [dev]")
+    given.add_argument("--tasks", help="some of the model's tasks, or a YAML file that says where their files are")
+    written.add_argument("--output_dir", help="write metrics.json and predictions/ there")
+    written.add_argument(
+        "--figures", help="draw label shares, confusions, errors and calibration there, as PNG and SVG"
+    )
+    given.add_argument("--strict", action="store_true", help="stop at the first broken row")
     add_dtype(parser)
     return parser
 

@@ -6,7 +6,7 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from qabert.cli.common import model_parser, model_tasks, positive, report_dropped
+from qabert.cli.common import model_parser, model_tasks, positive, report_dropped, section
 from qabert.errors import InputError
 from qabert.files import check_place
 from qabert.processes import launched_processes
@@ -16,20 +16,21 @@ from qabert.tasks import Task
 def parser() -> argparse.ArgumentParser:
     """The command's flags."""
     parser = model_parser(
-        "Show which words an answer comes from, for one row or over a sample of dev rows.", batch_size=8
+        "Show which words an answer comes from, for one row or over a sample of dev rows.",
+        batch_size=8,
+        sections=("one row", "many rows"),
     )
+    one, many, computing = (section(parser, title) for title in ("one row", "many rows", "computing"))
     parser.add_argument("sentences", nargs="*", help="one sentence, or the two of a pair")
     parser.add_argument("--task", help="which task answers; with --data some of them (sst,sts) or a YAML file")
-    parser.add_argument("--methods", default="rollout,gradients", help="some of rollout,gradients [both]")
-    parser.add_argument("--steps", type=positive, default=32, help="points of the gradients' integral [32]")
-    parser.add_argument("--html", help="write a heat map of the words there")
-    parser.add_argument("--png", help="write a bar for each word there")
-    parser.add_argument("--data", help="explain dev rows of this folder, of 'hub' or 'demo' instead")
-    parser.add_argument(
-        "--rows", type=positive, default=200, help="with --data: rows of each task, drawn at random [200]"
-    )
-    parser.add_argument("--seed", type=int, default=1, help="with --data: of the drawing [1]")
-    parser.add_argument("--output_dir", help="with --data: where to write saliency.json and saliency.html")
+    computing.add_argument("--methods", default="rollout,gradients", help="some of rollout,gradients [both]")
+    computing.add_argument("--steps", type=positive, default=32, help="points of the gradients' integral [32]")
+    one.add_argument("--html", help="write a heat map of the words there")
+    one.add_argument("--png", help="write a bar for each word there")
+    many.add_argument("--data", help="explain dev rows of this folder, of 'hub' or 'demo'")
+    many.add_argument("--rows", type=positive, default=200, help="rows of each task, drawn at random [200]")
+    many.add_argument("--seed", type=int, default=1, help="with --data: of the drawing [1]")
+    many.add_argument("--output_dir", help="with --data: where to write saliency.json and saliency.html")
     return parser
 
 

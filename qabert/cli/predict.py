@@ -6,7 +6,7 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from qabert.cli.common import add_dtype, model_parser, model_tasks
+from qabert.cli.common import add_dtype, model_parser, model_tasks, section
 from qabert.errors import InputError
 from qabert.files import check_place
 from qabert.processes import launched_processes
@@ -14,15 +14,14 @@ from qabert.processes import launched_processes
 
 def parser() -> argparse.ArgumentParser:
     """The command's flags."""
-    parser = model_parser("Ask a trained model.")
+    parser = model_parser("Ask a trained model.", sections=("input", "output"))
+    given, written = section(parser, "input"), section(parser, "output")
     parser.add_argument("sentences", nargs="*", help="one sentence, or the two of a pair")
-    parser.add_argument("--task", help="which task answers; may be left out where the model has one")
-    parser.add_argument(
-        "--file", help="rows: csv, tsv, jsonl, parquet, or text ('-': standard input) with a row a line"
-    )
-    parser.add_argument("--output", help="write a CSV of answers there instead of printing JSON lines")
-    parser.add_argument("--data", help="write the course's submission files for this folder's dev and test rows")
-    parser.add_argument("--output_dir", help="with --data: where to [predictions]")
+    given.add_argument("--task", help="which task answers; may be left out where the model has one")
+    given.add_argument("--file", help="rows: csv, tsv, jsonl, parquet, or text ('-': standard input) with a row a line")
+    written.add_argument("--output", help="write a CSV of answers there instead of printing JSON lines")
+    given.add_argument("--data", help="write the course's submission files for this folder's dev and test rows")
+    written.add_argument("--output_dir", help="with --data: where to [predictions]")
     add_dtype(parser)
     return parser
 

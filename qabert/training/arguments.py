@@ -20,6 +20,7 @@ import yaml
 from qabert.errors import InputError, suggest, unknown
 from qabert.processes import launched_processes
 from qabert.tasks import Task, load_tasks
+from qabert.training.key_groups import GROUPS, OTHER, ShowTrainerKeys, group_of, shown
 from qabert.yaml_files import read_yaml
 
 if TYPE_CHECKING:
@@ -238,6 +239,11 @@ def _check_optimizer(args: TrainingArguments, given: Mapping[str, Any]) -> None:
             raise InputError(f"keys {shown}: can't be used: {error}") from None
 
 
+def keys_left_out() -> set[str]:
+    """Keys of `TrainingArguments` that no recipe may have, or that are ours."""
+    return set(FIXED) | _REFUSED | {item.name for item in _own_fields()}
+
+
 def _own_fields() -> list[dataclasses.Field[Any]]:
     return [item for item in dataclasses.fields(RunArguments) if not item.metadata.get("internal")]
 
@@ -305,14 +311,21 @@ def build_parser(description: str) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         usage="%(prog)s [RECIPE.yaml] [--key VALUE …]",
         description=f"{description}  RECIPE.yaml is a file of keys; flags override them.",
-        epilog="Every key of transformers.TrainingArguments is a flag too (--learning_rate 2e-5 --bf16 true …).",
+        epilog="Every key of transformers.TrainingArguments is a flag too (--learning_rate 2e-5 --bf16 true …): "
+        "--help-trainer lists them.",
         argument_default=argparse.SUPPRESS,
         allow_abbrev=False,
+        add_help=False,
     )
+    sections = {title: parser.add_argument_group(title) for title in (*GROUPS, OTHER)}
     for item in _own_fields():
-        text = f"{item.metadata['help']} [{item.default if item.default is not dataclasses.MISSING else 'none'}]"
+        choices = f" ({', '.join(item.metadata['choices'])})" if "choices" in item.metadata else ""
+        text = f"{item.metadata['help']}{choices} [{shown(item.default)}]"
         boolean: dict[str, Any] = {"nargs": "?", "const": "true"} if item.type == "bool" else {}
-        parser.add_argument(f"--{item.name}", metavar="VALUE", help=text, **boolean)
+        sections[group_of(item.name)].add_argument(f"--{item.name}", metavar="VALUE", help=text, **boolean)
+    more = parser.add_argument_group("help")
+    more.add_argument("-h", "--help", action="help", help="this text")
+    more.add_argument("--help-trainer", action=ShowTrainerKeys, nargs=0, help="the Trainer's keys and their defaults")
     return parser
 
 
@@ -325,7 +338,7 @@ def parse(argv: Sequence[str], description: str = "Train.") -> RunArguments:
     # The recipe comes first: after a flag that argparse doesn't know it couldn't be told from the flag's value.
     recipe, flags = (argv[0], argv[1:]) if argv and not argv[0].startswith("-") else (None, argv)
     known, rest = build_parser(description).parse_known_args(flags)
-    values = _read_recipe(Path(recipe)) if recipe is not None else {}
+    values = read_recipe(Path(recipe)) if recipe is not None else {}
     values.update(vars(known))
     return from_keys(values | flag_pairs(rest))
 
@@ -344,7 +357,8 @@ def from_keys(values: Mapping[str, Any]) -> RunArguments:
     return arguments
 
 
-def _read_recipe(path: Path) -> dict[str, Any]:
+def read_recipe(path: Path) -> dict[str, Any]:
+    """A recipe's keys; the file of tasks that it names is beside it."""
     if not os.path.isfile(path):  # unlike Path's, os.path's tests don't raise at a name that is too long
         folder = path.parent if os.path.isdir(path.parent) else Path()
         names = [str(file) for file in sorted([*folder.glob("*.yaml"), *Path("scripts/recipes").glob("*.yaml")])]

@@ -152,13 +152,25 @@ _HELP = (
 def _section(explanation: Explanation) -> str:
     parts = [f"<section><h2 dir=auto>{_escape(explanation.task)}: {_escape(_answer(explanation.answer))}</h2>"]
     for method in explanation.scores:
-        parts.append(f"<h3>{TITLES[method]}</h3><table class=text>{''.join(_lines(explanation, method))}</table>")
+        parts.append(f"<h3>{TITLES[method]}</h3>{heat_map(explanation, method)}")
     parts += [f"<p class=note dir=auto>{_escape(note)}</p>" for note in _notes(explanation)]
     parts.append(f"{_strongest(explanation)}</section>")
     return "".join(parts)
 
 
-def _lines(explanation: Explanation, method: str) -> Iterator[str]:
+def heat_map(explanation: Explanation, method: str, names: Mapping[str, str] | None = None) -> str:
+    """A table of the row's words, as escaped HTML; what its classes look like is the page's.
+
+    Args:
+        explanation: The row.
+        method: One of those that it was explained by.
+        names: Segments to show and what they are called; None for all of them.
+    """
+    lines = _lines(explanation, method, names or dict(zip(SEGMENTS, SEGMENTS, strict=True)))
+    return f"<table class=text>{''.join(lines)}</table>"
+
+
+def _lines(explanation: Explanation, method: str, names: Mapping[str, str]) -> Iterator[str]:
     """Rows of the heat map: stretches of one segment, then all special tokens."""
     scores = explanation.word_scores(method)
     plain = [word.segment != "special" for word in explanation.words]
@@ -173,6 +185,8 @@ def _lines(explanation: Explanation, method: str) -> Iterator[str]:
     stretches.append(("special", [item for item in numbered if item[0].segment == "special"]))
     seen: set[str] = set()
     for segment, stretch in stretches:
+        if segment not in names:
+            continue
         spans: list[str] = []
         for word, score in stretch:
             kind = "against" if score < -FAINT * top else "toward"
@@ -184,7 +198,7 @@ def _lines(explanation: Explanation, method: str) -> Iterator[str]:
             spans.append(f'{before}<span class="w {kind}" style="{style}" title="{title}">{text}</span>')
         share = "" if segment in seen else f" {100 * shares[segment]:.0f} %"  # the segment's, not the stretch's
         seen.add(segment)
-        yield f"<tr><th>{segment}{share}</th><td dir=auto>{''.join(spans)}</td></tr>"
+        yield f"<tr><th>{_escape(names[segment])}{share}</th><td dir=auto>{''.join(spans)}</td></tr>"
 
 
 def _strongest(explanation: Explanation) -> str:
