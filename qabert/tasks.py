@@ -290,7 +290,9 @@ QUORA = Task(
 PAPER_TASKS: dict[str, Task] = {task.name: task for task in (SST, STS, QUORA)}
 
 
-def parse_tasks(declared: Mapping[str, Any], where: str, folder: Path | None = None) -> dict[str, Task]:
+def parse_tasks(
+    declared: Mapping[str, Any], where: str, folder: Path | None = None, known: Mapping[str, Task] | None = None
+) -> dict[str, Task]:
     """Tasks from the `tasks:` mapping of a YAML file: `{name: {problem: …, question: …, …}}`.
 
     A name of one of the paper's tasks with nothing after it means that task; with keys, they change it.
@@ -299,15 +301,19 @@ def parse_tasks(declared: Mapping[str, Any], where: str, folder: Path | None = N
         declared: The mapping.
         where: What to call its place in errors.
         folder: Folder that relative `files` are meant from; None leaves them relative to `--data`.
+        known: Tasks that a trained model has: their names mean them, as those of the paper's tasks do.
     """
     tasks: dict[str, Task] = {}
+    bases = {name: dataclasses.asdict(task) for name, task in PAPER_TASKS.items()}
+    for name, task in (known or {}).items():
+        bases[name] = bases.get(name, {}) | task.to_dict()
     for name, values in declared.items():
         place = f"{where}, task '{name}'"
         if not isinstance(values, Mapping | None):
             raise InputError(f"{place}: expected 'key: value' lines, got {values!r}")
         values = dict(values or {})
-        if not values and name not in PAPER_TASKS:
-            raise unknown("task", name, PAPER_TASKS, where)
+        if not values and name not in bases:
+            raise unknown("task", name, bases, where)
         if folder is not None and isinstance(values.get("files"), Mapping):
             if any(file == "" for file in values["files"].values()):
                 raise InputError(f"{place}, key 'files': a file's name is empty")
@@ -315,17 +321,17 @@ def parse_tasks(declared: Mapping[str, Any], where: str, folder: Path | None = N
             values["files"] = {
                 split: str(folder / file) if isinstance(file, str) else file for split, file in values["files"].items()
             }
-        if name in PAPER_TASKS:
-            base = dataclasses.asdict(PAPER_TASKS[name])
-            values = {key: value for key, value in base.items() if value is not None} | values
+        values = {key: value for key, value in bases.get(name, {}).items() if value is not None} | values
         tasks[name] = Task.from_dict(values | {"name": name}, place)
     if not tasks:
         raise InputError(f"{where}: no task is declared")
     return tasks
 
 
-def load_tasks(spec: str | Iterable[str] | Mapping[str, Any] | None, where: str = "tasks") -> dict[str, Task]:
-    """Tasks by what a recipe or a flag says: names of the paper's (`sst,sts`), a YAML file, or a mapping.
+def load_tasks(
+    spec: str | Iterable[str] | Mapping[str, Any] | None, where: str = "tasks", known: Mapping[str, Task] | None = None
+) -> dict[str, Task]:
+    """Tasks by what a recipe or a flag says: names of the paper's (`sst,sts`) or of `known`, a YAML file, or a mapping.
 
     Raises:
         InputError: An unknown name or key, or a declaration that can't work.
@@ -333,7 +339,7 @@ def load_tasks(spec: str | Iterable[str] | Mapping[str, Any] | None, where: str 
     if spec is None:
         return dict(PAPER_TASKS)
     if isinstance(spec, Mapping):
-        return parse_tasks(spec, where)
+        return parse_tasks(spec, where, known=known)
     listed = spec.split(",") if isinstance(spec, str) else list(spec) if isinstance(spec, Iterable) else [spec]
     if not all(isinstance(name, str) for name in listed):
         raise InputError(f"{where}: got {spec!r}; expected names of tasks, a YAML file or a mapping")
@@ -343,7 +349,7 @@ def load_tasks(spec: str | Iterable[str] | Mapping[str, Any] | None, where: str 
         values = read_yaml(path)
         if set(values) != {"tasks"} or not isinstance(values["tasks"], Mapping):
             raise InputError(f"{path}: expected one key, 'tasks:', with the tasks under it; got {sorted(values)}")
-        return parse_tasks(values["tasks"], str(path), folder=path.parent.resolve())
+        return parse_tasks(values["tasks"], str(path), path.parent.resolve(), known)
     if len(set(names)) < len(names):
         raise InputError(f"{where}: a task is named twice in {names}")
-    return parse_tasks(dict.fromkeys(names), where)
+    return parse_tasks(dict.fromkeys(names), where, known=known)
