@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 FORMATS = ("separate", "joint", "qa")
 POOLINGS = ("first", "mean")
 ORDERS = ("sequential", "interleaved", "annealed")
+_NO_ROWS = "0 rows; expected at least 1: only a task that 'model' has can be scored without being trained"
 TRIPLET_LOSSES = ("none", "equation1", "ranking")
 
 #: Defaults of ours where the Trainer's differ.
@@ -129,6 +130,8 @@ class RunArguments:
                 raise InputError(f"key '{key}' is empty")
         if self.model is not None:
             self._check_model()
+        elif 0 in self.examples_per_epoch.values():
+            raise InputError(f"key 'examples_per_epoch': {_NO_ROWS}")
         for item in _own_fields():
             given = item.name.startswith("triplet_") and getattr(self, item.name) not in (item.default, {})
             if given and self.triplet_loss == "none":
@@ -150,13 +153,9 @@ class RunArguments:
             for name in getattr(self, key):
                 if name not in tasks:
                     raise unknown("task", name, tasks, f"key '{key}'")
-        scored = [name for name, rows in self.examples_per_epoch.items() if not rows]
-        for name in scored:
+        for name in (scored := [name for name in tasks if not self.trains(name)]):
             if name not in known:
-                raise InputError(
-                    f"key 'examples_per_epoch', task '{name}': 0 rows; expected at least 1: only a task that 'model' "
-                    "has can be scored without being trained"
-                )
+                raise InputError(f"key 'examples_per_epoch', task '{name}': {_NO_ROWS}")
         if len(scored) == len(tasks):
             raise InputError("key 'examples_per_epoch': every task has 0 rows, so that nothing would be trained")
         return tasks
