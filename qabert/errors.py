@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 
 class InputError(ValueError):
@@ -57,11 +57,23 @@ def suggest(word: str, known: Iterable[str]) -> str:
     return f" (did you mean '{near[0]}'?)" if near else ""
 
 
-def unknown(kind: str, word: object, known: Iterable[str], where: str = "") -> InputError:
-    """An `InputError` for a name that isn't one of `known`, with the nearest known one and the whole list."""
+def unknown(
+    kind: str, word: object, known: Iterable[str], where: str = "", meant: Mapping[str, str] | None = None
+) -> InputError:
+    """An `InputError` for a name that isn't one of `known`, with the nearest known one and the whole list.
+
+    Args:
+        kind: What the word should name.
+        word: The word.
+        known: What there is.
+        where: The place of the word.
+        meant: Known words by what people write instead; they count more than likeness.
+    """
     names = sorted(map(str, known))
     place = f"{where}: " if where else ""
-    return InputError(f"{place}unknown {kind} '{word}'{suggest(str(word), names)}; known: {', '.join(names)}")
+    instead = (meant or {}).get(str(word).lower())
+    near = f" (did you mean '{instead}'?)" if instead in names else suggest(str(word), names)
+    return InputError(f"{place}unknown {kind} '{word}'{near}; known: {', '.join(names)}")
 
 
 def loading_problem(error: Exception) -> str | None:

@@ -15,7 +15,7 @@ from pathlib import Path
 from string import Formatter
 from typing import Any
 
-from qabert.errors import InputError, is_unicode, unknown
+from qabert.errors import InputError, is_unicode, suggest, unknown
 from qabert.yaml_files import read_yaml
 
 PROBLEMS = ("classification", "regression", "binary")
@@ -29,6 +29,18 @@ COLUMNS = ("text_a", "text_b", "label", "id")
 SPLITS = ("train", "dev", "test")
 #: Labels are 32-bit floats in a model, and their differences are squared.
 _MOST = 1e15
+#: What people call some of the words above, and of the columns and splits.
+_MEANT = {
+    **dict.fromkeys(("multiclass", "multi-class", "multi_class", "multiclass_classification"), "classification"),
+    **dict.fromkeys(("nli", "sentiment", "entailment", "single_label_classification"), "classification"),
+    **dict.fromkeys(("binary_classification", "binary classification", "boolean", "bool", "yes/no"), "binary"),
+    **dict.fromkeys(("similarity", "score", "rating", "number", "float"), "regression"),
+    **dict.fromkeys(("val", "valid", "validation", "eval", "development"), "dev"),
+    **dict.fromkeys(("text", "sentence", "sentence1", "text1", "premise"), "text_a"),
+    **dict.fromkeys(("text2", "sentence2", "hypothesis"), "text_b"),
+    **{"training": "train", "target": "label", "class": "label", "acc": "accuracy"},
+    **{"classes": "labels", "label_names": "labels", "prompt": "question", "type": "problem", "path": "files"},
+}
 _NAME = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,63}")
 
 
@@ -71,11 +83,16 @@ class Task:
                 f"task name {self.name!r}: expected a letter, then letters, digits, '_' or '-', at most 64"
             )
         if self.problem not in PROBLEMS:
-            raise unknown("problem", self.problem, PROBLEMS, f"task '{self.name}'")
+            raise unknown("problem", self.problem, PROBLEMS, f"task '{self.name}'", _MEANT)
         columns = self._mapping("columns", COLUMNS)
         _set(
             self, "columns", {"text_a": "sentence1" if "text_b" in columns else "sentence", "label": "label"} | columns
         )
+        read = [self.columns[key] for key in ("text_a", "text_b", "label") if key in self.columns]
+        if len(set(read)) < len(read):
+            raise self._error(
+                "columns", f"two of text_a, text_b and label name one column of the rows: {dict(columns)}"
+            )
         _set(self, "files", self._mapping("files", SPLITS))
         _set(self, "hub", self._mapping("hub", ("path", "name", "splits", "columns"), text=False))
         if not isinstance(self.question, str) or not self.question.strip():
@@ -91,7 +108,7 @@ class Task:
         _set(self, "metrics", tuple(self.metrics) or METRICS[self.problem])
         for metric in self.metrics:
             if metric not in METRICS[self.problem] and not (metric == "macro_f1" and self.problem == "binary"):
-                raise unknown("metric", metric, METRICS[self.problem], f"task '{self.name}', key 'metrics'")
+                raise unknown("metric", metric, METRICS[self.problem], f"task '{self.name}', key 'metrics'", _MEANT)
         if self.output is not None:
             _set(self, "output", tuple(self.output))
             if len(self.output) != 2 or not all(isinstance(part, str) and part for part in self.output):
@@ -127,7 +144,10 @@ class Task:
         if self.range is not None:
             low, high = self.range
             if number is None or not low <= number <= high:
-                raise ValueError(f"label {value!r} is not a number from {low:g} to {high:g}")
+                point = (
+                    f" (write {text})" if _number(text := str(value).replace(",", ".")) not in (number, None) else ""
+                )
+                raise ValueError(f"label {value!r} is not a number from {low:g} to {high:g}{point}")
             return number
         text = value.strip() if isinstance(value, str) else value
         if text in self.labels:
@@ -140,7 +160,8 @@ class Task:
             raise ValueError(f"label {value!r} is none of {self._label_names()}")
         if number is None or number != int(number) or not 0 <= number < len(self.labels):
             last = len(self.labels) - 1
-            raise ValueError(f"label {value!r} is none of {self._label_names()}, nor a number from 0 to {last}")
+            near = self._near_label(text)
+            raise ValueError(f"label {value!r}{near} is none of {self._label_names()}, nor a number from 0 to {last}")
         return int(number)
 
     def to_dict(self) -> dict[str, Any]:
@@ -158,19 +179,24 @@ class Task:
         known = [f.name for f in dataclasses.fields(cls)]
         for key in values:
             if key not in known:
-                raise unknown("key", key, known, where)
+                raise unknown("key", key, known, where, _MEANT)
         for key in ("name", "problem", "question"):
             if key not in values:
                 raise InputError(f"{where}: key '{key}' is missing")
         cleaned = dict(values)
         for key in ("labels", "metrics", "output", "range"):
             if cleaned.get(key) is not None:
-                if isinstance(cleaned[key], str) or not isinstance(cleaned[key], Iterable):
+                if isinstance(cleaned[key], str | Mapping) or not isinstance(cleaned[key], Iterable):
                     raise InputError(f"{where}: key '{key}' has {cleaned[key]!r}; expected a list")
                 cleaned[key] = tuple(cleaned[key])
             else:
                 cleaned.pop(key, None)
         return cls(**cleaned)
+
+    def _near_label(self, text: object) -> str:
+        """The declared label that the text writes in other cases, gaps or signs, or nearly, as a question."""
+        alike = [label for label in self.labels if _folded(label) == _folded(str(text))]
+        return f" (did you mean '{alike[0]}'?)" if alike else suggest(str(text), self.labels)
 
     def _label_names(self) -> str:
         return ", ".join(self.labels[:8]) + (", …" if len(self.labels) > 8 else "")
@@ -184,7 +210,7 @@ class Task:
             raise self._error(key, f"expected a mapping of {', '.join(known)}; got {values!r}")
         for name, value in values.items():
             if name not in known:
-                raise unknown("key", name, known, f"task '{self.name}', key '{key}'")
+                raise unknown("key", name, known, f"task '{self.name}', key '{key}'", _MEANT)
             if text and not isinstance(value, str):
                 raise self._error(key, f"'{name}' has {value!r}; expected text")
         return dict(values)
@@ -222,7 +248,8 @@ class Task:
         # YAML reads a bare yes/no as a boolean: the name the user wrote is gone, so ask for quotes.
         for label in self.labels:
             if isinstance(label, bool) or not isinstance(label, str | int | float):
-                raise self._error("labels", f"label {label!r} is not text (write yes, no, true and false in quotes)")
+                hint = "YAML reads a bare yes, no, on, off, true, false or null as no text: write them in quotes"
+                raise self._error("labels", f"label {label!r} is not text ({hint})")
         labels = tuple(str(label) for label in self.labels)
         if self.problem == "binary":
             labels = labels or ("no", "yes")
@@ -235,6 +262,11 @@ class Task:
 
 def _set(task: Task, key: str, value: object) -> None:
     object.__setattr__(task, key, value)  # the dataclass is frozen; this is its constructor's last part
+
+
+def _folded(text: str) -> str:
+    """Letters and digits alone, in lower case."""
+    return "".join(character for character in text.casefold() if character.isalnum()) or text
 
 
 def _plain(value: Any) -> Any:
@@ -290,7 +322,9 @@ QUORA = Task(
 PAPER_TASKS: dict[str, Task] = {task.name: task for task in (SST, STS, QUORA)}
 
 
-def parse_tasks(declared: Mapping[str, Any], where: str, folder: Path | None = None) -> dict[str, Task]:
+def parse_tasks(
+    declared: Mapping[str, Any], where: str, folder: Path | None = None, known: Mapping[str, Task] | None = None
+) -> dict[str, Task]:
     """Tasks from the `tasks:` mapping of a YAML file: `{name: {problem: …, question: …, …}}`.
 
     A name of one of the paper's tasks with nothing after it means that task; with keys, they change it.
@@ -299,15 +333,19 @@ def parse_tasks(declared: Mapping[str, Any], where: str, folder: Path | None = N
         declared: The mapping.
         where: What to call its place in errors.
         folder: Folder that relative `files` are meant from; None leaves them relative to `--data`.
+        known: Tasks that a trained model has: their names mean them, as those of the paper's tasks do.
     """
     tasks: dict[str, Task] = {}
+    bases = {name: dataclasses.asdict(task) for name, task in PAPER_TASKS.items()}
+    for name, task in (known or {}).items():
+        bases[name] = bases.get(name, {}) | task.to_dict()
     for name, values in declared.items():
         place = f"{where}, task '{name}'"
         if not isinstance(values, Mapping | None):
             raise InputError(f"{place}: expected 'key: value' lines, got {values!r}")
         values = dict(values or {})
-        if not values and name not in PAPER_TASKS:
-            raise unknown("task", name, PAPER_TASKS, where)
+        if not values and name not in bases:
+            raise unknown("task", name, bases, where)
         if folder is not None and isinstance(values.get("files"), Mapping):
             if any(file == "" for file in values["files"].values()):
                 raise InputError(f"{place}, key 'files': a file's name is empty")
@@ -315,17 +353,22 @@ def parse_tasks(declared: Mapping[str, Any], where: str, folder: Path | None = N
             values["files"] = {
                 split: str(folder / file) if isinstance(file, str) else file for split, file in values["files"].items()
             }
-        if name in PAPER_TASKS:
-            base = dataclasses.asdict(PAPER_TASKS[name])
-            values = {key: value for key, value in base.items() if value is not None} | values
-        tasks[name] = Task.from_dict(values | {"name": name}, place)
+        values = {key: value for key, value in bases.get(name, {}).items() if value is not None} | values
+        try:
+            tasks[name] = Task.from_dict(values | {"name": name}, place)
+        except InputError as error:
+            if folder is None or str(error).startswith(where):
+                raise
+            raise InputError(f"{where}: {error}") from None
     if not tasks:
         raise InputError(f"{where}: no task is declared")
     return tasks
 
 
-def load_tasks(spec: str | Iterable[str] | Mapping[str, Any] | None, where: str = "tasks") -> dict[str, Task]:
-    """Tasks by what a recipe or a flag says: names of the paper's (`sst,sts`), a YAML file, or a mapping.
+def load_tasks(
+    spec: str | Iterable[str] | Mapping[str, Any] | None, where: str = "tasks", known: Mapping[str, Task] | None = None
+) -> dict[str, Task]:
+    """Tasks by what a recipe or a flag says: names of the paper's (`sst,sts`) or of `known`, a YAML file, or a mapping.
 
     Raises:
         InputError: An unknown name or key, or a declaration that can't work.
@@ -333,7 +376,7 @@ def load_tasks(spec: str | Iterable[str] | Mapping[str, Any] | None, where: str 
     if spec is None:
         return dict(PAPER_TASKS)
     if isinstance(spec, Mapping):
-        return parse_tasks(spec, where)
+        return parse_tasks(spec, where, known=known)
     listed = spec.split(",") if isinstance(spec, str) else list(spec) if isinstance(spec, Iterable) else [spec]
     if not all(isinstance(name, str) for name in listed):
         raise InputError(f"{where}: got {spec!r}; expected names of tasks, a YAML file or a mapping")
@@ -341,9 +384,18 @@ def load_tasks(spec: str | Iterable[str] | Mapping[str, Any] | None, where: str 
     if len(names) == 1 and names[0].endswith((".yaml", ".yml")):
         path = Path(names[0])
         values = read_yaml(path)
-        if set(values) != {"tasks"} or not isinstance(values["tasks"], Mapping):
-            raise InputError(f"{path}: expected one key, 'tasks:', with the tasks under it; got {sorted(values)}")
-        return parse_tasks(values["tasks"], str(path), folder=path.parent.resolve())
+        if set(values) != {"tasks"}:
+            indent = "; indent them under it" if "tasks" in values else ""
+            raise InputError(
+                f"{path}: expected one key, 'tasks:', with the tasks under it; got {sorted(values)}{indent}"
+            )
+        if not isinstance(values["tasks"], Mapping):
+            got = "nothing" if values["tasks"] is None else f"a {type(values['tasks']).__name__}"
+            raise InputError(
+                f"{path}: expected one key, 'tasks:', with the tasks under it, 'NAME:' and the task's own lines "
+                f"indented below it; got {got}"
+            )
+        return parse_tasks(values["tasks"], str(path), path.parent.resolve(), known)
     if len(set(names)) < len(names):
         raise InputError(f"{where}: a task is named twice in {names}")
-    return parse_tasks(dict.fromkeys(names), where)
+    return parse_tasks(dict.fromkeys(names), where, known=known)

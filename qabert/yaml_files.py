@@ -11,6 +11,13 @@ from qabert.errors import InputError
 
 #: Values that a file may stand for; those here have a few hundred.
 MAX_VALUES = 100_000
+#: What is usually the matter, by a part of what PyYAML says.
+_HINTS = {
+    "'\\t' that cannot start": "indent with spaces, not tabs",
+    "that cannot start any token": "a text that starts with this sign stands in quotes",
+    "mapping values are not allowed": "a text with ': ' in it stands in quotes; or the line before lacks its ':'",
+    "expected <block end>": "lines of one mapping are indented alike",
+}
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
@@ -33,7 +40,9 @@ def read_yaml(path: Path) -> dict[str, Any]:
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         place = f", line {mark.line + 1}, column {mark.column + 1}" if mark else ""
-        raise InputError(f"{path}{place}: not valid YAML: {getattr(error, 'problem', None) or error}") from None
+        problem = str(getattr(error, "problem", None) or error)
+        hint = next((f" ({hint})" for part, hint in _HINTS.items() if part in problem), "")
+        raise InputError(f"{path}{place}: not valid YAML: {problem}{hint}") from None
     except Exception as error:  # deep nesting, 2020-13-45, "!!bool maybe": PyYAML lets whatever it met through
         raise InputError(f"{path}: not valid YAML: {type(error).__name__}: {error}") from None
     if not isinstance(values, dict) or not all(isinstance(key, str) for key in values):

@@ -23,6 +23,11 @@ DELIMITERS = {"\t": "tab", ",": "comma", ";": "semicolon", "|": "bar"}
 DELIMITED = (".csv", ".tsv", ".txt")
 JSON_LINES = (".jsonl", ".ndjson", ".json")
 PARQUET = (".parquet",)
+#: What to do about files of other kinds.
+_OTHER_KINDS = {
+    (".xlsx", ".xls", ".ods", ".numbers"): "save the sheet as CSV UTF-8",
+    (".gz", ".zip", ".bz2", ".xz", ".zst"): "unpack it first",
+}
 
 
 class Row(NamedTuple):
@@ -70,7 +75,8 @@ def read_table(path: Path, wanted: Sequence[str], optional: Sequence[str] = ()) 
         rows = _read_parquet(path, wanted, optional)
     else:
         known = ", ".join(DELIMITED + JSON_LINES + PARQUET)
-        raise InputError(f"{path}: unknown kind of file '{suffix}'; expected one of {known}")
+        hint = next((f" ({hint})" for kinds, hint in _OTHER_KINDS.items() if suffix in kinds), "")
+        raise InputError(f"{path}: unknown kind of file '{suffix}'; expected one of {known}{hint}")
     empty = True
     for row in rows:
         empty = False
@@ -124,7 +130,9 @@ def _read_delimited(path: Path, wanted: Sequence[str], optional: Sequence[str]) 
                     yield Row(start + 1, {name: fields[index] for name, index in picks})
                 elif "".join(fields).strip():
                     column = _column(header, min(len(fields), len(header)))
-                    yield Row(start + 1, {}, column, f"{len(fields)} fields where the header has {len(header)}")
+                    quotes = f" (a text with a {DELIMITERS[delimiter]} in it stands in quotes)"
+                    more = quotes if len(fields) > len(header) else ""
+                    yield Row(start + 1, {}, column, f"{len(fields)} fields where the header has {len(header)}{more}")
                 start = end
             else:
                 return
@@ -151,8 +159,12 @@ def _header(where: str, line: str, wanted: Sequence[str], optional: Sequence[str
     try:
         check_columns(where, headers[best], wanted, optional)
     except InputError as error:
-        hint = "; only one column was found: expected tab, comma, semicolon or '|' between columns"
-        raise InputError(f"{error}{hint if len(headers[best]) == 1 else ''}") from None
+        hint = ""
+        if len(headers[best]) == 1:
+            hint = "; only one column was found: expected tab, comma, semicolon or '|' between columns"
+        elif not found(best)[0] and "did you mean" not in str(error):
+            hint = "; the first line has to name the columns: does the file lack such a line?"
+        raise InputError(f"{error}{hint}") from None
     return best, headers[best]
 
 
@@ -196,6 +208,10 @@ def _column(header: Sequence[str], number: int) -> str:
 def _read_json_lines(path: Path, wanted: Sequence[str], optional: Sequence[str]) -> Iterator[Row]:
     objects: list[tuple[int, dict[str, Any] | str]] = []  # an object, or what is wrong with the line
     for number, line in enumerate(_lines(path), 1):
+        if not objects and re.match(r"\s*\[\s*(\{|$)", line):
+            raise InputError(
+                f"{path}, line {number}: a JSON array; expected one JSON object a line, no brackets or commas"
+            )
         if line.strip():
             objects.append((number, _parse_object(line.rstrip())))
     if not objects:

@@ -7,6 +7,7 @@ counted and named; a split of which more than 1 % is broken is refused.
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -184,7 +185,8 @@ def _place(task: Task, data: str | Path | None) -> str | Path:
 
 def _from_folder(task: Task, data: str | Path, splits: Sequence[str], labelled: Sequence[str]) -> dict[str, _Table]:
     folder = Path(data)
-    if not os.path.isdir(folder):  # unlike Path's, os.path's tests don't raise where there is no permission
+    own = bool(task.files) and all(os.path.isabs(file) for file in task.files.values())
+    if not own and not os.path.isdir(folder):  # unlike Path's, os.path's tests don't raise where there is no permission
         kind = "is a file" if os.path.exists(folder) else "no such folder"
         raise InputError(f"{folder}: {kind}; expected the folder of the task's files, or 'demo' or 'hub'")
     tables = {}
@@ -283,11 +285,26 @@ def _wanted(columns: Mapping[str, str], needs_label: bool) -> tuple[list[str], l
     return [columns[key] for key in needed], [columns[key] for key in columns if key not in needed]
 
 
+def _by_reason(dropped: Sequence[Dropped], most: int = 5) -> list[str]:
+    """The first rows of up to `most` reasons; where there are fewer reasons, further rows."""
+    counts = Counter((row.column, row.reason) for row in dropped)
+    firsts = {(row.column, row.reason): row for row in reversed(dropped)}
+    chosen = sorted(firsts.values(), key=lambda row: row.line)[:most]
+    chosen += [row for row in dropped if row not in chosen][: most - len(chosen)]
+    named: set[tuple[str, str]] = set()
+    lines = []
+    for row in sorted(chosen, key=lambda row: row.line):
+        kind = (row.column, row.reason)
+        lines.append(f"  {row}" + (f" ({counts[kind]} such rows)" if counts[kind] > 1 and kind not in named else ""))
+        named.add(kind)
+    return lines
+
+
 def _check_dropped(where: str, dropped: Sequence[Dropped], read: int, strict: bool) -> None:
     if strict and dropped:
         raise InputError(f"{dropped[0]} ({len(dropped)} of {read} rows are broken, and strict is set)")
     if len(dropped) * 100 > MAX_BROKEN_PERCENT * read:
-        first = "\n".join(f"  {row}" for row in dropped[:5])
+        first = "\n".join(_by_reason(dropped))
         raise InputError(
             f"{where}: {len(dropped)} of {read} rows are broken, more than the {MAX_BROKEN_PERCENT} % that may be "
             f"skipped; the first of them:\n{first}"

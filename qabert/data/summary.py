@@ -118,7 +118,8 @@ def summarise(
                 "sha256": rows_digest(used),
                 "dropped": dict(reasons),
                 "dropped_rows": [f"{d.file}, line {d.line}" for d in rows[name].dropped[split]][:100],
-                "label_shares": label_shares(task, used["label"]),
+                "label_shares": (shares := label_shares(task, used["label"])),
+                "absent": [label for label in task.labels if split == "train" and not shares[label]],
                 "mean_tokens": round(float(lengths.mean()), 1),
                 "max_tokens": int(lengths.max()),
                 "truncated": int(column(features[name][split]["truncated"]).sum()),
@@ -142,6 +143,9 @@ def summary_text(summary: Mapping[str, Any]) -> str:
             shares = " ".join(f"{label} {share:.1%}" for label, share in facts["label_shares"].items())
             tokens = f"{facts['mean_tokens']:.0f} / {facts['max_tokens']}"
             lines.append([name, split, f"{facts['used']:,}", tokens, f"{facts['truncated']:,}", shares])
+            if facts.get("absent"):
+                shown = ", ".join(f"'{label}'" for label in facts["absent"][:10])
+                notes.append(f"{name}: no {split} row has the label {shown}: it can't be learnt")
             for reason, count in facts["dropped"].items():
                 notes.append(f"dropped from {name} {split}: {count} row(s), {reason}")
             if facts["dropped"]:

@@ -37,13 +37,21 @@ def score_answers(task: Task, answers: np.ndarray, labels: Any) -> dict[str, flo
 def result_table(
     tasks: Mapping[str, Task], columns: Mapping[str, Mapping[str, Mapping[str, float]] | None], split: str = "dev"
 ) -> str:
-    """Scores by task and metric, one column per model, and the mean of every task's first metric."""
+    """Scores by task and metric, one column per model, and the mean of every task's first metric.
+
+    A model that lacks a task has a `-` there.
+    """
     known = {title: scores for title, scores in columns.items() if scores}
     lines = [
-        [name, metric, *(f"{scores[name][metric]:.3f}" for scores in known.values())]
+        [name, metric, *(f"{scores[name][metric]:.3f}" if name in scores else "-" for scores in known.values())]
         for name, task in tasks.items()
         for metric in task.metrics
     ]
-    means = (np.mean([scores[name][task.score] for name, task in tasks.items()]) for scores in known.values())
-    lines.append(["mean", "first metrics", *(f"{mean:.3f}" for mean in means)])
+    means = [
+        f"{np.mean([scores[name][task.score] for name, task in tasks.items()]):.3f}"
+        if set(tasks) <= set(scores)
+        else "-"
+        for scores in known.values()
+    ]
+    lines.append(["mean", "first metrics", *means])
     return table(["task", f"metric ({split})", *known], lines)

@@ -30,6 +30,7 @@ FORMATS = ("separate", "joint", "qa")
 POOLINGS = ("first", "mean")
 ORDERS = ("sequential", "interleaved", "annealed")
 HUB_STRATEGIES = ("end", "every_save")
+_NO_ROWS = "0 rows; expected at least 1: only a task that 'model' has can be scored without being trained"
 TRIPLET_LOSSES = ("none", "equation1", "ranking")
 
 #: Defaults of ours where the Trainer's differ.
@@ -84,11 +85,16 @@ class RunArguments:
     data: str | None = _field(None, "folder of data files, 'hub', or 'demo' (small invented data, no benchmark)")
     tasks: Any = _field(None, "names of the paper's tasks (sst,sts,quora), a YAML file of tasks, or (recipe) a mapping")
     encoder: str = _field("minilm", "'minilm' (from qabert[offline]), or folder or hub name of any text encoder")
+    model: str | None = _field(
+        None, "trained qabert model to start from, folder or hub name: 'tasks' are added to its own"
+    )
     format: str = _field("qa", "how rows become inputs", choices=FORMATS)
     max_length: int = _field(256, "longest input in tokens; longer ones are truncated", low=8)
     output_dir: str = _field("runs/qabert", "folder for the model, its scores and its checkpoints")
     order: str = _field("interleaved", "order of the tasks in an epoch; 'sequential' is the paper's", choices=ORDERS)
-    examples_per_epoch: dict[str, int] = _field(dict, "rows an epoch draws, by task: quora=8000; all where not named")
+    examples_per_epoch: dict[str, int] = _field(
+        dict, "rows an epoch draws, by task: quora=8000; all where not named; 0: a task of 'model' is only scored"
+    )
     weighted_sampling: bool = _field(True, "draw rows with weight 1 / count(label)")
     prior_correction: bool = _field(True, "after weighted sampling: answer with the rows' own label shares")
     eval_examples: dict[str, int] = _field(dict, "dev rows scored during training, by task; the end scores all")
@@ -120,13 +126,18 @@ class RunArguments:
     resume: str = _field("never", "'auto': go on from the newest checkpoint in output_dir, if any; or a checkpoint")
     overwrite: bool = _field(False, "delete the run that output_dir holds")
     trainer: dict[str, Any] = _field(dict, "every other key: transformers.TrainingArguments", internal=True)
+    given: frozenset[str] = _field(frozenset, "the keys that were said, their defaults included", internal=True)
 
     def __post_init__(self) -> None:
         for item in _own_fields():
             setattr(self, item.name, _coerce(item, getattr(self, item.name)))
-        for key, value in {"data": self.data, "encoder": self.encoder, "output_dir": self.output_dir}.items():
-            if value == "":
+        for key in ("data", "encoder", "model", "output_dir"):
+            if getattr(self, key) == "":
                 raise InputError(f"key '{key}' is empty")
+        if self.model is not None:
+            self._check_model()
+        elif 0 in self.examples_per_epoch.values():
+            raise InputError(f"key 'examples_per_epoch': {_NO_ROWS}")
         for item in _own_fields():
             given = item.name.startswith("triplet_") and getattr(self, item.name) not in (item.default, {})
             if given and self.triplet_loss == "none":
@@ -148,12 +159,34 @@ class RunArguments:
         Raises:
             InputError: A task that can't be, or a name that no task has.
         """
-        tasks = load_tasks(self.tasks)
+        known: dict[str, Task] = {}
+        if self.model is not None:
+            from qabert.training.adding_tasks import model_tasks  # imports torch
+
+            known = model_tasks(self.model)
+        tasks = load_tasks(self.tasks, known=known)
         for key in ("examples_per_epoch", "eval_examples", "triplet_examples"):
             for name in getattr(self, key):
                 if name not in tasks:
                     raise unknown("task", name, tasks, f"key '{key}'")
+        for name in (scored := [name for name in tasks if not self.trains(name)]):
+            if name not in known:
+                raise InputError(f"key 'examples_per_epoch', task '{name}': {_NO_ROWS}")
+        if len(scored) == len(tasks):
+            raise InputError("key 'examples_per_epoch': every task has 0 rows, so that nothing would be trained")
         return tasks
+
+    def _check_model(self) -> None:
+        if "encoder" in self.given and self.encoder != self.model:
+            raise InputError("keys 'encoder' and 'model' exclude each other: a trained model brings its encoder along")
+        if self.tasks is None:
+            raise InputError(f"key 'tasks' is missing: name the tasks that model '{self.model}' is to learn")
+        if self.triplet_loss != "none":
+            raise InputError("key 'triplet_loss' trains an encoder that has no heads yet: remove it, or 'model'")
+
+    def trains(self, task: str) -> bool:
+        """Whether rows of this task are drawn; otherwise it is only scored."""
+        return self.examples_per_epoch.get(task) != 0
 
     def training_arguments(self) -> TrainingArguments:
         """The Trainer's own arguments.
@@ -301,7 +334,8 @@ def _counts(name: str, value: Any) -> dict[str, int]:
             counts[str(task)] = int(str(number))
         except ValueError:
             raise error from None
-        if not 1 <= counts[str(task)] < 2**31:
+        least = 0 if name == "examples_per_epoch" else 1  # `load_tasks` says of which tasks 0 may be
+        if not least <= counts[str(task)] < 2**31:
             raise InputError(f"key '{name}', task '{task}': {number} rows; expected at least 1, below 2**31")
     return counts
 
@@ -351,7 +385,8 @@ def from_keys(values: Mapping[str, Any]) -> RunArguments:
     """
     own = {item.name for item in _own_fields()}
     other = {key: value for key, value in values.items() if key not in own}
-    arguments = RunArguments(**{key: value for key, value in values.items() if key in own}, trainer=other)
+    mine = {key: value for key, value in values.items() if key in own}
+    arguments = RunArguments(**mine, trainer=other, given=frozenset(mine))
     if other:
         arguments.training_arguments()  # imports transformers, so only where there is something to check
     return arguments
@@ -378,7 +413,8 @@ def flag_pairs(words: Sequence[str]) -> dict[str, Any]:
     key = None
     for word in words:
         if word.startswith("--"):
-            key, equals, value = word[2:].replace("-", "_").partition("=")
+            key, equals, value = word[2:].partition("=")
+            key = key.replace("-", "_")  # not in the value: 5e-5
             pairs[key] = _value(value) if equals else True
             key = None if equals else key
         elif key is None:

@@ -40,6 +40,7 @@ from qabert.hub.push import check_token, push_to_hub
 from qabert.inference import try_out
 from qabert.modeling import QABertModel
 from qabert.tasks import Task
+from qabert.training.adding_tasks import TrainedModel, adopt
 from qabert.training.arguments import RunArguments
 from qabert.training.encoders import find_encoder, load_tokenizer
 from qabert.training.frozen import FrozenFeatures
@@ -101,9 +102,11 @@ def train(args: RunArguments, callbacks: Sequence[TrainerCallback] = ()) -> dict
 def _train(
     args: RunArguments, stop: StopSignals, held: ExitStack, callbacks: Sequence[TrainerCallback]
 ) -> dict[str, Any]:
+    if args.model is not None:
+        args = adopt(args, args.model)
     tasks = args.load_tasks()
     output = Path(args.output_dir)
-    encoder = find_encoder(args.encoder)
+    encoder = find_encoder(args.encoder) if args.model is None else args.model
     training_args = args.training_arguments()
     check_world(training_args)
     if args.push_to_hub:
@@ -118,7 +121,10 @@ def _train(
     if main and args.resume == "auto" and holds_files(output):
         print(goes_on_from(output, checkpoint))
     start_from = start_encoder(args, encoder, checkpoint)
-    tokenizer = load_tokenizer(encoder, args.max_length)
+    base = None if args.model is None else TrainedModel(args.model, tasks, args)
+    tokenizer = load_tokenizer(encoder, args.max_length) if base is None else base.tokenizer
+    if base is not None and main:
+        print(base.plan)
     rows, features = load_features(args, tasks, tokenizer)
     # A tokenizer of its own: what it cuts at would stay in the one that is saved.
     stage = load_stage(args, tasks, rows, copy.deepcopy(tokenizer)) if start_from is None else None
@@ -134,7 +140,9 @@ def _train(
     names = tracker_names(args.trainer.get("report_to"))[0] if main else []
     trackers = Trackers(names, training_args, output, described(args, tasks))
     more = [trackers, *callbacks]
-    trainer = build_trainer(args, training_args, tasks, start_from or encoder, tokenizer, features, row_ids, stop, more)
+    trainer = build_trainer(
+        args, training_args, tasks, start_from or encoder, tokenizer, features, row_ids, stop, base, more
+    )
     if main:
         check_room(output, trainer.model, training_args)
         if args.overwrite and output.is_dir():  # not before all that could stop this run has been checked
@@ -148,7 +156,9 @@ def _train(
     if stage is not None:  # the model was built to check it, and is built anew on what this stage makes of its encoder
         latest = shared(training_args, lambda: resumable(output / CHECKPOINTS) if args.resume == "auto" else None)
         start_from = train_triplets(stage, encoder, tokenizer, latest, stop)
-        trainer = build_trainer(args, training_args, tasks, start_from, tokenizer, features, row_ids, stop, more)
+        trainer = build_trainer(
+            args, training_args, tasks, start_from, tokenizer, features, row_ids, stop, callbacks=more
+        )
     pushes = PushCheckpoints(args.hub_model_id or "", args.hub_private_repo)
     if args.push_to_hub and args.hub_strategy == "every_save":
         trainer.add_callback(pushes)
@@ -156,6 +166,10 @@ def _train(
     untrained = None
     if args.score_untrained:
         untrained = _by_task(trainer.evaluate(dev, metric_key_prefix="untrained"), "untrained", tasks)
+    before = None
+    if base is not None and (old := {name: dev[name] for name in tasks if name in base.tasks}):
+        with base.as_it_was(trainer.model):
+            before = _by_task(trainer.evaluate(old, metric_key_prefix="before"), "before", base.declared)
     start = time.time()
     trained = trainer.train(resume_from_checkpoint=checkpoint)
     seconds = time.time() - start
@@ -166,11 +180,15 @@ def _train(
         name: majority_baseline(task, column(features[name]["train"]["labels"]), column(dev[name]["labels"]))
         for name, task in tasks.items()
     }
-    warnings = unlearnt(tasks, trainer.state.log_history, scores, majority)
+    learnt = {name: task for name, task in tasks.items() if args.trains(name)}
+    warnings = unlearnt(learnt, trainer.state.log_history, scores, majority)
+    if base is not None:
+        warnings += base.warnings + base.losses(before or {}, scores)
     result = {
         "score": multitask_score({name: scores[name][task.score] for name, task in tasks.items()}),
         "scores": scores,
         "untrained": untrained,
+        "before": before,
         "majority": majority,
         "triplet": stage_metrics(start_from or encoder) if args.triplet_loss != "none" else None,
         "steps": trainer.state.global_step,
@@ -194,7 +212,7 @@ def _train(
         trackers.pictures(lambda folder: model_figures(tasks, labels, answers, folder, trainer.state.log_history))
         with whole_file(output / METRICS) as file:
             json.dump(result, file, indent=2, ensure_ascii=False)
-        print(result_table(tasks, {"majority": majority, "untrained": untrained, "trained": scores}))
+        print(result_table(tasks, {"majority": majority, "untrained": untrained, "before": before, "trained": scores}))
         for line in warnings:
             print(f"warning: {line}")
         print(f"model, metrics.json and predictions/ are in {output}", flush=True)
@@ -261,24 +279,32 @@ def build_trainer(
     features: Mapping[str, Mapping[str, Any]],
     row_ids: Mapping[str, Sequence[str]],
     stop: StopSignals,
+    base: TrainedModel | None = None,
     callbacks: Sequence[TrainerCallback] = (),
 ) -> QABertTrainer:
-    """A new model with a pretrained encoder, and its trainer."""
+    """A new model with a pretrained encoder, or what `base` is with the tasks it lacks, and its trainer."""
     set_seed(training_args.seed)
+    trained = [name for name in tasks if args.trains(name)]
+    corrected = {name: tasks[name] for name in trained} if args.weighted_sampling and args.prior_correction else {}
+    priors = label_priors(corrected, features)
     try:
-        model = QABertModel.from_encoder(
-            encoder,
-            tasks=[task.to_dict() for task in tasks.values()],
-            input_format=args.format,
-            max_length=args.max_length,
-            head_blocks=args.head_blocks,
-            head_width=args.head_width,
-            head_dropout=args.head_dropout,
-            freeze_encoder=args.freeze_encoder,
-            pooling=args.pooling,
-            priors=label_priors(tasks, features) if args.weighted_sampling and args.prior_correction else None,
-            dropout=args.dropout,
-            attn_implementation=args.attn_implementation,
+        model = (
+            base.extended(args, trained, priors)
+            if base is not None
+            else QABertModel.from_encoder(
+                encoder,
+                tasks=[task.to_dict() for task in tasks.values()],
+                input_format=args.format,
+                max_length=args.max_length,
+                head_blocks=args.head_blocks,
+                head_width=args.head_width,
+                head_dropout=args.head_dropout,
+                freeze_encoder=args.freeze_encoder,
+                pooling=args.pooling,
+                priors=priors or None,
+                dropout=args.dropout,
+                attn_implementation=args.attn_implementation,
+            )
         )
         try_out(model, tokenizer)
     except Exception as error:
@@ -290,7 +316,7 @@ def build_trainer(
         model,
         training_args,
         tasks=tasks,
-        train_dataset={name: features[name]["train"] for name in tasks},
+        train_dataset={name: features[name]["train"] for name in trained},
         eval_dataset={
             name: _subset(features[name]["dev"], args.eval_examples.get(name), training_args.seed) for name in tasks
         },
