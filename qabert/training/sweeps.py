@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from qabert.errors import InputError, unknown
-from qabert.training.arguments import RunArguments, _counts, _read_recipe, from_keys
+from qabert.training.arguments import RunArguments, _counts, read_recipe, from_keys
 from qabert.training.plans import _declaration
 from qabert.yaml_files import read_yaml
 
@@ -232,7 +232,7 @@ def read_sweep(path: Path, flags: Mapping[str, Any]) -> Sweep:
     tasks = settings.get("tasks")
     if isinstance(tasks, str) and tasks.endswith((".yaml", ".yml")) and not Path(tasks).is_absolute():
         settings = {**settings, "tasks": str(path.parent / tasks)}
-    merged = {**(_read_recipe(path.parent / recipe) if recipe else {}), **settings, **more}
+    merged = {**(read_recipe(path.parent / recipe) if recipe else {}), **settings, **more}
     settings = {key: value for key, value in merged.items() if key not in _OWN}
     try:
         if isinstance(settings.get("tasks"), str) and settings["tasks"].endswith((".yaml", ".yml")):
