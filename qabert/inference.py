@@ -85,6 +85,8 @@ class Predictor:
             check_folder(folder, where)
             verify(folder)
             shapes = tensor_shapes(folder, where)
+            if any(".lora_" in name for name in shapes):
+                raise InputError(f"{where} is a checkpoint with adapters; the run's folder holds the merged model")
             part = "its tokenizer"
             tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
             if tokenizer.pad_token is None:

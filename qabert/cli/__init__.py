@@ -14,6 +14,7 @@ COMMANDS = {
     "train": ("qabert.cli.train", "train one encoder on several tasks"),
     "evaluate": ("qabert.cli.evaluate", "score a model on labelled rows"),
     "predict": ("qabert.cli.predict", "answer sentences and files"),
+    "merge": ("qabert.cli.merge", "make a whole model of an encoder and a LoRA run's adapter"),
     "explain": ("qabert.cli.explain", "show which words an answer comes from"),
     "reproduce": ("qabert.cli.reproduce", "train the paper's models side by side and write a report"),
     "benchmark": ("qabert.benchmark.command", "compare the speed with other packages'"),
