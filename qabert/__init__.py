@@ -1,7 +1,8 @@
 """Fine-tune one encoder on several sentence tasks at once.
 
-`import qabert` is instant.  What needs torch is imported when it is first used, and `AutoModel.from_pretrained` knows
-this package's checkpoints from then on, in whichever order qabert and transformers were imported.
+`import qabert` is instant.  What needs torch is imported when it is first used, and transformers'
+`AutoModel.from_pretrained` and `pipeline("qabert")` know this package's checkpoints from then on, in whichever order
+qabert and transformers were imported.
 """
 
 from __future__ import annotations
@@ -43,10 +44,11 @@ def __getattr__(name: str) -> Any:
     return getattr(importlib.import_module(_EXPORTS[name]), name)
 
 
-class _RegisterWithAutoModel:
-    """Import `qabert.modeling`, which registers it, as soon as transformers' `AutoModel` is imported."""
+class _ImportAfter:
+    """Import a module of ours, which registers itself, as soon as the module of transformers that it extends is."""
 
-    watched = "transformers.models.auto.modeling_auto"
+    def __init__(self, watched: str, own: str) -> None:
+        self.watched, self.own = watched, own
 
     def find_spec(self, name: str, path: Any = None, target: Any = None) -> Any:
         if name != self.watched:
@@ -58,13 +60,17 @@ class _RegisterWithAutoModel:
 
             def execute_and_register(module: ModuleType) -> None:
                 execute(module)
-                importlib.import_module("qabert.modeling")
+                importlib.import_module(self.own)
 
             spec.loader.exec_module = execute_and_register  # type: ignore[method-assign]
         return spec
 
 
-if _RegisterWithAutoModel.watched in sys.modules:
-    importlib.import_module("qabert.modeling")
-else:
-    sys.meta_path.insert(0, _RegisterWithAutoModel())
+for _watched, _own in (
+    ("transformers.models.auto.modeling_auto", "qabert.modeling"),
+    ("transformers.pipelines", "qabert.pipeline"),
+):
+    if _watched in sys.modules:
+        importlib.import_module(_own)
+    else:
+        sys.meta_path.insert(0, _ImportAfter(_watched, _own))

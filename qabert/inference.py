@@ -85,6 +85,8 @@ class Predictor:
             check_folder(folder, where)
             verify(folder)
             shapes = tensor_shapes(folder, where)
+            if any(".lora_" in name for name in shapes):
+                raise InputError(f"{where} is a checkpoint with adapters; the run's folder holds the merged model")
             part = "its tokenizer"
             tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
             if tokenizer.pad_token is None:
@@ -115,6 +117,11 @@ class Predictor:
                 raise _misfit(where, what, wrong)
         return cls(model.to(chosen), tokenizer, processes)
 
+    @property
+    def known_tokens(self) -> int:
+        """Tokens that the encoder has embeddings of."""
+        return int(self.model.get_input_embeddings().num_embeddings)
+
     def task(self, name: str) -> Task:
         """The declaration of one of the model's tasks.
 
@@ -134,24 +141,46 @@ class Predictor:
         Several processes take a chunk each, round after round, and all of them get every chunk's logits: they are those
         of one process to the last bit, because a chunk's batches are the same.
         """
+        return self._outputs("logits", task, rows, batch_size)
+
+    def embed(self, task: str, rows: Iterable[tuple[str, str | None]], batch_size: int = 64) -> np.ndarray:
+        """Sentence embeddings of rows as the task reads them, in their order.
+
+        Returns:
+            `(rows, segments × hidden)` in float32: what the task's head answers from.  A pair in the `separate` format
+            has its two sentences' side by side, else a row has one.
+
+        Raises:
+            InputError: No such task, or a row with one sentence too few or too many, or an empty one.
+        """
+        declared = self.task(task)
+        found = list(self._outputs("embedding", task, checked(declared, rows), batch_size))
+        width = self.model.config.encoder_config().hidden_size * self.model.config.segments(declared.to_dict())
+        return np.concatenate(found) if found else np.empty((0, width), dtype=np.float32)
+
+    def _outputs(
+        self, kind: str, task: str, rows: Iterable[tuple[str, str | None]], batch_size: int
+    ) -> Iterator[np.ndarray]:
         declared = self.task(task)
         encoder = PromptEncoder(self.model.config.input_format, self.tokenizer, declared, self.model.config.max_length)
         rows = iter(rows)
         chunks_left = iter(lambda: list(itertools.islice(rows, CHUNK)), [])
         while chunks := list(itertools.islice(chunks_left, self.processes.count)):
             own = chunks[self.processes.rank : self.processes.rank + 1]
-            answer = partial(self._answer_chunks, task, encoder, own, batch_size)
+            answer = partial(self._answer_chunks, kind, task, encoder, own, batch_size)
             yield from itertools.chain.from_iterable(self.processes.gather(answer))
 
     def _answer_chunks(
-        self, task: str, encoder: PromptEncoder, chunks: list[list[Any]], batch_size: int
+        self, kind: str, task: str, encoder: PromptEncoder, chunks: list[list[Any]], batch_size: int
     ) -> list[np.ndarray]:
-        return [self._chunk_logits(task, encoder, rows, batch_size) for rows in chunks]
+        return [self._answer_chunk(kind, task, encoder, rows, batch_size) for rows in chunks]
 
     @torch.inference_mode()
-    def _chunk_logits(self, task: str, encoder: PromptEncoder, rows: list[Any], batch_size: int) -> np.ndarray:
+    def _answer_chunk(
+        self, kind: str, task: str, encoder: PromptEncoder, rows: list[Any], batch_size: int
+    ) -> np.ndarray:
         features = encoder({"text_a": [a for a, _ in rows], "text_b": [b for _, b in rows]})
-        known = self.model.get_input_embeddings().num_embeddings
+        known = self.known_tokens
         if any(max(ids) >= known for row in features["input_ids"] for ids in row):
             raise InputError(f"the tokenizer doesn't belong to this model, whose encoder knows {known} tokens only")
         segments = len(features["input_ids"][0])
@@ -160,10 +189,10 @@ class Predictor:
         for chosen in calls(np.asarray(features["length"]), batch_size, most):
             batch = self.collator([{key: values[i] for key, values in features.items()} for i in chosen])
             inputs = {k: v.to(self.model.device) if isinstance(v, torch.Tensor) else v for k, v in batch.items()}
-            logits = self.model(**inputs).logits.float().cpu().numpy()
+            found = self.model(**inputs)[kind].float().cpu().numpy()
             if result is None:
-                result = np.empty((len(rows), logits.shape[1]), dtype=np.float32)
-            result[chosen] = logits
+                result = np.empty((len(rows), found.shape[1]), dtype=np.float32)
+            result[chosen] = found
         assert result is not None  # a chunk has rows
         if not np.isfinite(result).all():
             raise InputError(f"task '{task}': the model answers NaN: training diverged, or its weights are damaged")
@@ -186,7 +215,7 @@ class Predictor:
             InputError: No such task, or a row with one sentence too few or too many, or an empty one.
         """
         declared = self.task(task)
-        for chunk in self.answers(task, _checked(declared, rows), batch_size):
+        for chunk in self.answers(task, checked(declared, rows), batch_size):
             yield from (readable(declared, answer) for answer in chunk)
 
 
@@ -230,8 +259,13 @@ def try_out(model: QABertModel, tokenizer: Any) -> None:
         raise ValueError(f"it makes embeddings of shape {found}; expected {wanted}")
 
 
-def _checked(task: Task, rows: Iterable[tuple[str, str | None]]) -> Iterator[tuple[str, str | None]]:
-    for number, (text_a, text_b) in enumerate(rows, 1):
+def checked(task: Task, rows: Iterable[tuple[str, str | None]], first: int = 1) -> Iterator[tuple[str, str | None]]:
+    """Rows as they are, if each has the sentences that the task takes; `first` is the first one's number in messages.
+
+    Raises:
+        InputError: A row has one sentence too few or too many, or an empty one.
+    """
+    for number, (text_a, text_b) in enumerate(rows, first):
         if (text_b is not None) != task.pair:
             given, wanted = ("two sentences", "one") if text_b is not None else ("one sentence", "two")
             raise InputError(f"row {number}: task '{task.name}' takes {wanted}, got {given}")

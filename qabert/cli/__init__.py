@@ -14,6 +14,7 @@ COMMANDS = {
     "train": ("qabert.cli.train", "train one encoder on several tasks"),
     "evaluate": ("qabert.cli.evaluate", "score a model on labelled rows"),
     "predict": ("qabert.cli.predict", "answer sentences and files"),
+    "merge": ("qabert.cli.merge", "make a whole model of an encoder and a LoRA run's adapter"),
     "explain": ("qabert.cli.explain", "show which words an answer comes from"),
     "push": ("qabert.cli.push", "put a trained model on the hub"),
     "demo": ("qabert.cli.demo", "answer and explain sentences on a web page of this machine"),

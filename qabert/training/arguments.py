@@ -108,6 +108,10 @@ class RunArguments:
         None, "dropout in the encoder; as its configuration says if unset", low=0.0, high=0.95
     )
     freeze_encoder: bool = _field(False, "train the heads only; each row is embedded once")
+    lora_rank: int | None = _field(None, "train LoRA adapters of this rank, not the whole encoder", low=1, high=4096)
+    lora_alpha: int | None = _field(None, "an adapter counts lora_alpha / lora_rank; 2 × lora_rank if unset", low=1)
+    lora_dropout: float | None = _field(None, "dropout of an adapter's input; none if unset", low=0.0, high=0.95)
+    lora_targets: str | None = _field(None, "layers with an adapter: query,value or all-linear, as it is if unset")
     head_learning_rate: float | None = _field(None, "learning rate of the heads; learning_rate if unset", low=0.0)
     attn_implementation: str | None = _field(None, "eager, sdpa, …; transformers chooses if unset")
     early_stopping_patience: int | None = _field(None, "stop after so many evaluations without a better score", low=1)
@@ -152,6 +156,18 @@ class RunArguments:
             check_repo_id(self.hub_model_id, "key 'hub_model_id'")
             if self.hub_strategy == "every_save" and str(self.trainer.get("save_strategy", "epoch")) in ("no", "False"):
                 raise InputError("key 'hub_strategy': with 'save_strategy: no' there is nothing to push before the end")
+
+        for item in _own_fields():
+            given = item.name.startswith("lora_") and getattr(self, item.name) is not None
+            if given and self.lora_rank is None:
+                raise InputError(f"key '{item.name}' is of LoRA: set 'lora_rank' too, or remove it")
+        if self.lora_rank is not None and self.freeze_encoder:
+            raise InputError("keys 'lora_rank' and 'freeze_encoder' exclude each other: adapters are in the encoder")
+        if self.lora_rank is not None and self.triplet_loss != "none":
+            raise InputError(
+                "keys 'lora_rank' and 'triplet_loss' exclude each other: that stage trains the whole encoder; train it "
+                "in a run of its own and start from there: --encoder OUTPUT_DIR/triplet --lora_rank …"
+            )
 
     def load_tasks(self) -> dict[str, Task]:
         """The declared tasks; also checks that the keys of rows by task name some of them.

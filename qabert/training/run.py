@@ -44,6 +44,7 @@ from qabert.training.adding_tasks import TrainedModel, adopt
 from qabert.training.arguments import RunArguments
 from qabert.training.encoders import find_encoder, load_tokenizer
 from qabert.training.frozen import FrozenFeatures
+from qabert.training.lora import ADAPTER, add_adapters, finish, require_peft, weight_counts
 from qabert.training.output import (
     METRICS,
     alone,
@@ -106,6 +107,8 @@ def _train(
         args = adopt(args, args.model)
     tasks = args.load_tasks()
     output = Path(args.output_dir)
+    if args.lora_rank is not None:
+        require_peft()
     encoder = find_encoder(args.encoder) if args.model is None else args.model
     training_args = args.training_arguments()
     check_world(training_args)
@@ -159,6 +162,9 @@ def _train(
         trainer = build_trainer(
             args, training_args, tasks, start_from, tokenizer, features, row_ids, stop, callbacks=more
         )
+    counts = weight_counts(trainer.model)  # type: ignore[arg-type]
+    if main and args.lora_rank is not None:
+        print(f"training {counts['trained']:,} of {counts['total']:,} weights ({counts['share']:.1%})", flush=True)
     pushes = PushCheckpoints(args.hub_model_id or "", args.hub_private_repo)
     if args.push_to_hub and args.hub_strategy == "every_save":
         trainer.add_callback(pushes)
@@ -173,6 +179,8 @@ def _train(
     start = time.time()
     trained = trainer.train(resume_from_checkpoint=checkpoint)
     seconds = time.time() - start
+    if args.lora_rank is not None:  # what is saved and scored is the merged model
+        finish(trainer.model, output / ADAPTER, args.encoder, main)  # type: ignore[arg-type]
     trainer.save_whole_model(output)
 
     scores = _by_task(trainer.evaluate(dev, metric_key_prefix="final"), "final", tasks)
@@ -191,6 +199,7 @@ def _train(
         "before": before,
         "majority": majority,
         "triplet": stage_metrics(start_from or encoder) if args.triplet_loss != "none" else None,
+        "weights": counts,
         "steps": trainer.state.global_step,
         "train_seconds": round(seconds, 1),
         "train_examples_per_second": round(trained.metrics.get("train_samples_per_second", 0.0), 1),
@@ -306,7 +315,11 @@ def build_trainer(
                 attn_implementation=args.attn_implementation,
             )
         )
+        if args.lora_rank is not None:
+            add_adapters(model, args.lora_rank, args.lora_alpha, args.lora_dropout, args.lora_targets)
         try_out(model, tokenizer)
+    except InputError:
+        raise
     except Exception as error:
         if (problem := loading_problem(error)) is None:
             raise

@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from qabert.errors import InputError, unknown
-from qabert.training.arguments import RunArguments, _counts, read_recipe, from_keys
+from qabert.training.arguments import RunArguments, _counts, from_keys, read_recipe
 from qabert.training.plans import _declaration
 from qabert.yaml_files import read_yaml
 

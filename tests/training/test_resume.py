@@ -38,6 +38,7 @@ KINDS = {
     "accumulated": f"--order sequential {MIXED} --per_device_train_batch_size 4 --gradient_accumulation_steps 2",
     "cut": f"--order interleaved {MIXED} --max_steps 10",  # ends inside an epoch
     "patient": f"--order interleaved {BY_STEPS} --early_stopping_patience 2 --learning_rate 1e-9 --warmup_steps 0",
+    "lora": f"--order interleaved {BY_STEPS} --lora_rank 2 --lora_dropout 0.2",
     "triplets": f"--order interleaved {BY_STEPS} --triplet_loss equation1 --triplet_examples sst=32,sts=32,quora=16",
 }
 
