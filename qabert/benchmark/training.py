@@ -147,10 +147,11 @@ def bucketed(
 
 def train_qabert(spec: Spec, pairs: Pairs, run: Run) -> None:
     """All that scripts/train.py does, with a clock in its trainer."""
+    from qabert.training import building
     from qabert.training import run as script
     from qabert.training.arguments import RunArguments
 
-    class Timed(script.QABertTrainer):
+    class Timed(building.QABertTrainer):
         def __init__(self, model: Any, *args: Any, **kwargs: Any) -> None:
             super().__init__(model, *args, **kwargs)
             run.meter = Meter(model.encoder)
@@ -159,7 +160,7 @@ def train_qabert(spec: Spec, pairs: Pairs, run: Run) -> None:
         def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
             return run.evaluate(lambda: super(Timed, self).evaluate(*args, **kwargs))
 
-    script.QABertTrainer = Timed  # type: ignore[misc]
+    building.QABertTrainer = Timed  # type: ignore[misc]
     trainer = {key: value for key, value in trainer_keys(spec).items() if not key.startswith(("optim", "report"))}
     args = RunArguments(
         data=spec["work"],

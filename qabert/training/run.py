@@ -7,44 +7,34 @@ from __future__ import annotations
 
 import copy
 import json
-import os
-import platform
 import re
 import shutil
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from transformers import EarlyStoppingCallback, TrainerCallback, TrainingArguments, set_seed
+from transformers import TrainerCallback
 
 from qabert.answers import write_predictions
 from qabert.checkpoints import clear_parts
-from qabert.data.cache import encode
 from qabert.data.demo import DEMO_NOTE
-from qabert.data.prompts import PromptEncoder
 from qabert.data.sampling import column
-from qabert.data.sources import TaskData, load_data
 from qabert.data.summary import summarise, summary_text
-from qabert.errors import InputError, RunError, loading_problem
+from qabert.errors import RunError
 from qabert.evaluation.figures import model_figures
 from qabert.evaluation.metrics import majority_baseline, multitask_score
 from qabert.evaluation.scores import result_table
 from qabert.files import DISK_ERRORS, whole_file
 from qabert.hub.callback import PushCheckpoints
-from qabert.hub.card import CARD, write_card
-from qabert.hub.push import check_token, push_to_hub
-from qabert.inference import try_out
-from qabert.modeling import QABertModel
-from qabert.tasks import Task
+from qabert.hub.push import check_token
 from qabert.training.adding_tasks import TrainedModel, adopt
 from qabert.training.arguments import RunArguments
+from qabert.training.building import build_trainer, load_features
 from qabert.training.encoders import find_encoder, load_tokenizer
 from qabert.training.frozen import FrozenFeatures
-from qabert.training.lora import ADAPTER, add_adapters, finish, require_peft, weight_counts
+from qabert.training.lora import ADAPTER, finish, require_peft, weight_counts
 from qabert.training.output import (
     METRICS,
     alone,
@@ -58,10 +48,10 @@ from qabert.training.output import (
     shared,
     write_marker,
 )
+from qabert.training.results import by_task, circumstances, publish, unlearnt
 from qabert.training.step_trainer import check_world
 from qabert.training.stopping import StopSignals, stop_signals
 from qabert.training.trackers import Trackers, tracker_names
-from qabert.training.trainer import QABertTrainer
 from qabert.training.triplets import CHECKPOINTS, load_stage, stage_metrics, start_encoder, train_triplets
 
 
@@ -119,7 +109,7 @@ def _train(
     if args.resume == "auto" and (done := finished_run(output)) is not None:
         if main:
             print(f"the run in {output} is complete: {'pushing it' if args.push_to_hub else 'nothing is left to do'}")
-            _publish(args, output)
+            publish(args, output)
         return done
     if main and args.resume == "auto" and holds_files(output):
         print(goes_on_from(output, checkpoint))
@@ -171,11 +161,11 @@ def _train(
     dev = {name: features[name]["dev"] for name in tasks}
     untrained = None
     if args.score_untrained:
-        untrained = _by_task(trainer.evaluate(dev, metric_key_prefix="untrained"), "untrained", tasks)
+        untrained = by_task(trainer.evaluate(dev, metric_key_prefix="untrained"), "untrained", tasks)
     before = None
     if base is not None and (old := {name: dev[name] for name in tasks if name in base.tasks}):
         with base.as_it_was(trainer.model):
-            before = _by_task(trainer.evaluate(old, metric_key_prefix="before"), "before", base.declared)
+            before = by_task(trainer.evaluate(old, metric_key_prefix="before"), "before", base.declared)
     start = time.time()
     trained = trainer.train(resume_from_checkpoint=checkpoint)
     seconds = time.time() - start
@@ -183,7 +173,7 @@ def _train(
         finish(trainer.model, output / ADAPTER, args.encoder, main)  # type: ignore[arg-type]
     trainer.save_whole_model(output)
 
-    scores = _by_task(trainer.evaluate(dev, metric_key_prefix="final"), "final", tasks)
+    scores = by_task(trainer.evaluate(dev, metric_key_prefix="final"), "final", tasks)
     majority = {
         name: majority_baseline(task, column(features[name]["train"]["labels"]), column(dev[name]["labels"]))
         for name, task in tasks.items()
@@ -206,11 +196,7 @@ def _train(
         "data": summary,
         "warnings": warnings,
         "history": trainer.state.log_history,
-        "arguments": described(args, tasks),
-        "machine": {"system": platform.platform(), "cores": os.cpu_count(), "processes": training_args.world_size},
-        "versions": {name: version(name) for name in ("torch", "transformers", "datasets", "accelerate", "evaluate")}
-        | {"python": platform.python_version()},
-    }
+    } | circumstances(args, tasks, training_args)
     if main:
         for name, task in tasks.items():
             used = rows[name].splits["dev"]
@@ -226,143 +212,5 @@ def _train(
             print(f"warning: {line}")
         print(f"model, metrics.json and predictions/ are in {output}", flush=True)
         pushes.finish()
-        _publish(args, output)
+        publish(args, output)
     return result
-
-
-def _publish(args: RunArguments, output: Path) -> None:
-    """Write the card, which needs nothing but the run's files, and push where that is wished."""
-    if not (output / CARD).exists():
-        write_card(output, args.hub_model_id)
-    if args.push_to_hub and args.hub_model_id:
-        try:
-            print(f"pushed to {push_to_hub(output, args.hub_model_id, args.hub_private_repo)}")
-        except InputError as error:  # by now it is no longer the input that the run ends with
-            raise RunError(str(error)) from error
-
-
-def unlearnt(
-    tasks: Mapping[str, Task],
-    history: Sequence[Mapping[str, Any]],
-    scores: Mapping[str, Mapping[str, float]],
-    majority: Mapping[str, Mapping[str, float]],
-) -> list[str]:
-    """A line for each task that was never better than one answer for every row, in any evaluation of the run."""
-    lines = []
-    for name, task in tasks.items():
-        key = f"eval_{name}/{task.score}"
-        seen = [entry[key] for entry in history if key in entry] + [scores[name][task.score]]
-        if max(seen) <= majority[name][task.score] + 1e-6:
-            lines.append(
-                f"task '{name}' was never better than one answer for every row: {task.score} {max(seen):.3f} at best "
-                f"in {len(seen)} evaluations, {majority[name][task.score]:.3f} for that answer; more epochs, another "
-                "learning_rate or fewer head_blocks may help, or its labels don't follow from its sentences"
-            )
-    return lines
-
-
-def load_features(args: RunArguments, tasks: Mapping[str, Task], tokenizer: Any) -> tuple[dict[str, TaskData], Any]:
-    """Rows by task, and their features by task and split.
-
-    Raises:
-        InputError: Rows that can't be loaded, or a question that leaves no room for sentences in `max_length`.
-    """
-    encoders = {name: PromptEncoder(args.format, tokenizer, task, args.max_length) for name, task in tasks.items()}
-    rows = load_data(tasks, args.data, strict=args.strict, cache=args.cache)
-    features = {
-        name: {
-            split: encode(used, encoders[name], rows[name].keys.get(split), f"{name} {split}")
-            for split, used in rows[name].splits.items()
-        }
-        for name in tasks
-    }
-    return rows, features
-
-
-def build_trainer(
-    args: RunArguments,
-    training_args: TrainingArguments,
-    tasks: Mapping[str, Task],
-    encoder: str,
-    tokenizer: Any,
-    features: Mapping[str, Mapping[str, Any]],
-    row_ids: Mapping[str, Sequence[str]],
-    stop: StopSignals,
-    base: TrainedModel | None = None,
-    callbacks: Sequence[TrainerCallback] = (),
-) -> QABertTrainer:
-    """A new model with a pretrained encoder, or what `base` is with the tasks it lacks, and its trainer."""
-    set_seed(training_args.seed)
-    trained = [name for name in tasks if args.trains(name)]
-    corrected = {name: tasks[name] for name in trained} if args.weighted_sampling and args.prior_correction else {}
-    priors = label_priors(corrected, features)
-    try:
-        model = (
-            base.extended(args, trained, priors)
-            if base is not None
-            else QABertModel.from_encoder(
-                encoder,
-                tasks=[task.to_dict() for task in tasks.values()],
-                input_format=args.format,
-                max_length=args.max_length,
-                head_blocks=args.head_blocks,
-                head_width=args.head_width,
-                head_dropout=args.head_dropout,
-                freeze_encoder=args.freeze_encoder,
-                pooling=args.pooling,
-                priors=priors or None,
-                dropout=args.dropout,
-                attn_implementation=args.attn_implementation,
-            )
-        )
-        if args.lora_rank is not None:
-            add_adapters(model, args.lora_rank, args.lora_alpha, args.lora_dropout, args.lora_targets)
-        try_out(model, tokenizer)
-    except InputError:
-        raise
-    except Exception as error:
-        if (problem := loading_problem(error)) is None:
-            raise
-        raise InputError(f"encoder '{encoder}' can't be loaded: {problem}") from None
-    patience = args.early_stopping_patience
-    return QABertTrainer(
-        model,
-        training_args,
-        tasks=tasks,
-        train_dataset={name: features[name]["train"] for name in trained},
-        eval_dataset={
-            name: _subset(features[name]["dev"], args.eval_examples.get(name), training_args.seed) for name in tasks
-        },
-        processing_class=tokenizer,
-        order=args.order,
-        weighted_sampling=args.weighted_sampling,
-        examples_per_epoch=args.examples_per_epoch,
-        head_learning_rate=args.head_learning_rate,
-        row_ids=row_ids,
-        stop=stop,
-        callbacks=[*([EarlyStoppingCallback(patience)] if patience else []), *callbacks],
-    )
-
-
-def label_priors(tasks: Mapping[str, Task], features: Mapping[str, Mapping[str, Any]]) -> dict[str, list[float]]:
-    """Share of each label in the training rows of every task with labels, as if each had been seen once more."""
-    return {
-        name: ((counts + 1) / (counts + 1).sum()).tolist()
-        for name, task in tasks.items()
-        if task.labels
-        for counts in [np.bincount(column(features[name]["train"]["labels"]), minlength=len(task.labels))]
-    }
-
-
-def _by_task(metrics: Mapping[str, float], prefix: str, tasks: Mapping[str, Task]) -> dict[str, dict[str, float]]:
-    return {
-        name: {metric: metrics[f"{prefix}_{name}/{metric}"] for metric in (*task.metrics, "loss")}
-        for name, task in tasks.items()
-    }
-
-
-def _subset(features: Any, rows: int | None, seed: int) -> Any:
-    """A fixed random choice of dev rows, the same for every model that is trained with this seed."""
-    if rows is None or rows >= len(features):
-        return features
-    return features.select(np.sort(np.random.default_rng(seed).choice(len(features), rows, replace=False)))

@@ -244,7 +244,7 @@ def test_a_damaged_run_is_refused(tmp_path, file, change, said):
 
 
 def test_training_shares_are_those_that_training_corrects_with(tmp_path):
-    from qabert.training.run import label_priors
+    from qabert.training.building import label_priors
 
     make(tmp_path, tasks=(SST, STS), seeds=(1,))
     run = read_reproduction(tmp_path).runs["qa"][1]

@@ -16,7 +16,8 @@ from qabert.errors import InputError, RunError, out_of_memory
 from qabert.tasks import PAPER_TASKS
 from qabert.training.arguments import parse
 from qabert.training.output import check_room
-from qabert.training.run import train, unlearnt
+from qabert.training.results import unlearnt
+from qabert.training.run import train
 from qabert.training.trainer import QABertTrainer
 
 ROOT = Path(__file__).parents[2]

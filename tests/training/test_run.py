@@ -20,8 +20,9 @@ from qabert.errors import InputError
 from qabert.modeling import QABertModel
 from qabert.tasks import PAPER_TASKS
 from qabert.training.arguments import parse
+from qabert.training.building import subset
 from qabert.training.output import prepare_output
-from qabert.training.run import _subset, train
+from qabert.training.run import train
 
 ROOT = Path(__file__).parents[2]
 
@@ -116,10 +117,10 @@ def test_eval_examples_choose_rows_for_training_only(finished):
 
 def test_a_subset_is_the_same_each_time_and_in_the_rows_order(course_features):
     dev = course_features["quora"]["dev"]
-    chosen = [_subset(dev, 6, seed)["text_a"][:] for seed in (1, 1, 2)]
+    chosen = [subset(dev, 6, seed)["text_a"][:] for seed in (1, 1, 2)]
     assert chosen[0] == chosen[1] != chosen[2]
     assert [text for text in dev["text_a"] if text in chosen[0]] == chosen[0]
-    assert _subset(dev, None, 1) is dev and _subset(dev, 22, 1) is dev
+    assert subset(dev, None, 1) is dev and subset(dev, 22, 1) is dev
 
 
 # What is refused, and before a model is loaded

@@ -1,0 +1,139 @@
+"""What a run trains: features of rows, a model with a head for each task, and their trainer."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from transformers import EarlyStoppingCallback, TrainerCallback, TrainingArguments, set_seed
+
+from qabert.data.cache import encode
+from qabert.data.prompts import PromptEncoder
+from qabert.data.sampling import column
+from qabert.data.sources import TaskData, load_data
+from qabert.errors import InputError, loading_problem
+from qabert.inference import try_out
+from qabert.modeling import QABertModel
+from qabert.tasks import Task
+from qabert.training.adding_tasks import TrainedModel
+from qabert.training.arguments import RunArguments
+from qabert.training.lora import add_adapters
+from qabert.training.stopping import StopSignals
+from qabert.training.trainer import QABertTrainer
+
+
+def load_features(args: RunArguments, tasks: Mapping[str, Task], tokenizer: Any) -> tuple[dict[str, TaskData], Any]:
+    """Rows by task, and their features by task and split.
+
+    Raises:
+        InputError: Rows that can't be loaded, or a question that leaves no room for sentences in `max_length`.
+    """
+    encoders = {name: PromptEncoder(args.format, tokenizer, task, args.max_length) for name, task in tasks.items()}
+    rows = load_data(tasks, args.data, strict=args.strict, cache=args.cache)
+    features = {
+        name: {
+            split: encode(used, encoders[name], rows[name].keys.get(split), f"{name} {split}")
+            for split, used in rows[name].splits.items()
+        }
+        for name in tasks
+    }
+    return rows, features
+
+
+def build_model(
+    args: RunArguments,
+    tasks: Mapping[str, Task],
+    encoder: str,
+    tokenizer: Any,
+    features: Mapping[str, Mapping[str, Any]],
+    base: TrainedModel | None = None,
+) -> QABertModel:
+    """A new model with a pretrained encoder, or what `base` is with the tasks it lacks.
+
+    Raises:
+        InputError: The encoder can't be loaded, or a setting doesn't fit it.
+    """
+    trained = [name for name in tasks if args.trains(name)]
+    corrected = {name: tasks[name] for name in trained} if args.weighted_sampling and args.prior_correction else {}
+    priors = label_priors(corrected, features)
+    try:
+        if base is not None:
+            model = base.extended(args, trained, priors)
+        else:
+            model = QABertModel.from_encoder(
+                encoder,
+                tasks=[task.to_dict() for task in tasks.values()],
+                input_format=args.format,
+                max_length=args.max_length,
+                head_blocks=args.head_blocks,
+                head_width=args.head_width,
+                head_dropout=args.head_dropout,
+                freeze_encoder=args.freeze_encoder,
+                pooling=args.pooling,
+                priors=priors or None,
+                dropout=args.dropout,
+                attn_implementation=args.attn_implementation,
+            )
+        if args.lora_rank is not None:
+            add_adapters(model, args.lora_rank, args.lora_alpha, args.lora_dropout, args.lora_targets)
+        try_out(model, tokenizer)
+    except InputError:
+        raise
+    except Exception as error:
+        if (problem := loading_problem(error)) is None:
+            raise
+        raise InputError(f"encoder '{encoder}' can't be loaded: {problem}") from None
+    return model
+
+
+def build_trainer(
+    args: RunArguments,
+    training_args: TrainingArguments,
+    tasks: Mapping[str, Task],
+    encoder: str,
+    tokenizer: Any,
+    features: Mapping[str, Mapping[str, Any]],
+    row_ids: Mapping[str, Sequence[str]],
+    stop: StopSignals,
+    base: TrainedModel | None = None,
+    callbacks: Sequence[TrainerCallback] = (),
+) -> QABertTrainer:
+    """A model (see `build_model`) and its trainer."""
+    set_seed(training_args.seed)
+    model = build_model(args, tasks, encoder, tokenizer, features, base)
+    patience = args.early_stopping_patience
+    return QABertTrainer(
+        model,
+        training_args,
+        tasks=tasks,
+        train_dataset={name: features[name]["train"] for name in tasks if args.trains(name)},
+        eval_dataset={
+            name: subset(features[name]["dev"], args.eval_examples.get(name), training_args.seed) for name in tasks
+        },
+        processing_class=tokenizer,
+        order=args.order,
+        weighted_sampling=args.weighted_sampling,
+        examples_per_epoch=args.examples_per_epoch,
+        head_learning_rate=args.head_learning_rate,
+        row_ids=row_ids,
+        stop=stop,
+        callbacks=[*([EarlyStoppingCallback(patience)] if patience else []), *callbacks],
+    )
+
+
+def label_priors(tasks: Mapping[str, Task], features: Mapping[str, Mapping[str, Any]]) -> dict[str, list[float]]:
+    """Share of each label in the training rows of every task with labels, as if each had been seen once more."""
+    return {
+        name: ((counts + 1) / (counts + 1).sum()).tolist()
+        for name, task in tasks.items()
+        if task.labels
+        for counts in [np.bincount(column(features[name]["train"]["labels"]), minlength=len(task.labels))]
+    }
+
+
+def subset(features: Any, rows: int | None, seed: int) -> Any:
+    """A fixed random choice of dev rows, the same for every model that is trained with this seed."""
+    if rows is None or rows >= len(features):
+        return features
+    return features.select(np.sort(np.random.default_rng(seed).choice(len(features), rows, replace=False)))
