@@ -105,8 +105,7 @@ def test_older_runs_and_other_formats(tmp_path):
         ("joint", 'tokenizer("A man plays a guitar.", "Someone makes music."'),
         (
             "qa",
-            'tokenizer("Is the first sentence semantically equivalent to the second sentence?", '
-            '"First sentence: A man plays a guitar. Second sentence: Someone makes music."',
+            'to the second sentence?", "First sentence: A man plays a guitar. Second sentence: Someone makes music."',
         ),
     ):
         for remote in (False, True):

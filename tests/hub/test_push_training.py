@@ -99,8 +99,9 @@ def test_one_push_at_a_time_of_files_that_outlive_their_checkpoint(finished, tmp
     pushes = callback.PushCheckpoints(NAME)
     pushes.on_save(args, state, None)
     assert begun.wait(60)
-    state.global_step = 2
+    state.global_step, first = 2, pushes.thread
     pushes.on_save(args, state, None)  # not while the first one is under way
+    assert pushes.thread is first
     shutil.rmtree(tmp_path / "checkpoint-1")
     go.set()
     pushes.finish()
