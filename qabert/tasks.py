@@ -144,9 +144,8 @@ class Task:
         if self.range is not None:
             low, high = self.range
             if number is None or not low <= number <= high:
-                point = (
-                    f" (write {text})" if _number(text := str(value).replace(",", ".")) not in (number, None) else ""
-                )
+                pointed = str(value).replace(",", ".")
+                point = f" (write {pointed})" if _number(pointed) not in (number, None) else ""
                 raise ValueError(f"label {value!r} is not a number from {low:g} to {high:g}{point}")
             return number
         text = value.strip() if isinstance(value, str) else value
