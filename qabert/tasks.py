@@ -160,7 +160,7 @@ class Task:
         if number is None or number != int(number) or not 0 <= number < len(self.labels):
             last = len(self.labels) - 1
             near = self._near_label(text)
-            raise ValueError(f"label {value!r}{near} is none of {self._label_names()}, nor a number from 0 to {last}")
+            raise ValueError(f"label {value!r} is none of {self._label_names()}, nor a number from 0 to {last}{near}")
         return int(number)
 
     def to_dict(self) -> dict[str, Any]:
