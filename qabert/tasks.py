@@ -144,8 +144,8 @@ class Task:
         if self.range is not None:
             low, high = self.range
             if number is None or not low <= number <= high:
-                dotted = str(value).replace(",", ".")
-                point = f" (write {dotted})" if _number(dotted) not in (number, None) else ""
+                pointed = str(value).replace(",", ".")
+                point = f" (write {pointed})" if _number(pointed) not in (number, None) else ""
                 raise ValueError(f"label {value!r} is not a number from {low:g} to {high:g}{point}")
             return number
         text = value.strip() if isinstance(value, str) else value
@@ -160,7 +160,7 @@ class Task:
         if number is None or number != int(number) or not 0 <= number < len(self.labels):
             last = len(self.labels) - 1
             near = self._near_label(text)
-            raise ValueError(f"label {value!r}{near} is none of {self._label_names()}, nor a number from 0 to {last}")
+            raise ValueError(f"label {value!r} is none of {self._label_names()}, nor a number from 0 to {last}{near}")
         return int(number)
 
     def to_dict(self) -> dict[str, Any]:

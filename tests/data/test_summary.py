@@ -136,14 +136,17 @@ def test_summary_has_the_drift_beside_the_splits_and_a_line_below_the_table():
     assert list(found) == ["train", "dev", "test", "drift"] and list(found["drift"]) == ["distance", "p", "text"]
     assert [type(value) for value in found["drift"].values()] == [float, float, str]
     assert lines[-1].startswith("sst: labels differ between train and dev: 'very negative' is 100.0% of train and 0.0%")
-    assert len(lines) == 6  # heads, a line, three splits, the drift
+    assert len(lines) == 7  # heads, a line, three splits, the labels that train lacks, the drift
 
 
 @pytest.mark.parametrize("labels", [{"train": [0, 1] * 20, "dev": [1, 0]}, {"train": [0] * 400}, {"dev": [4] * 40}])
 def test_summary_without_a_difference_has_no_drift(labels):
     found, lines = summary_of(SST, labels)
     assert list(found) == list(labels)
-    assert len(lines) == 2 + len(labels)
+    assert len(lines) == 2 + len(labels) + ("train" in labels)
+    if "train" in labels:
+        assert lines[-1].startswith("sst: no train row has the label '") and lines[-1].endswith("': it can't be learnt")
+        assert "'very negative'" not in lines[-1] and "'very positive'" in lines[-1]
 
 
 # --- the summary ------------------------------------------------------------------------------------------------------
@@ -194,6 +197,7 @@ def test_text_has_a_line_a_split_and_the_dropped_rows(summary):
     assert " ".join(lines[0].split()) == "task split rows tokens mean / max truncated label shares"
     assert lines[2].startswith("sst   train     3             8 / 16          1  very negative 33.3%")
     assert lines[2].endswith("very positive 66.7%")
-    assert lines[3] == "dropped from sst train: 1 row(s), sentiment: the label is missing"
-    assert lines[4] == "dropped from sst train: 2 row(s), sentence: empty"
-    assert lines[5].split("; ")[1] == "sst.csv, line 9"
+    assert lines[3] == "sst: no train row has the label 'negative', 'neutral', 'positive': it can't be learnt"
+    assert lines[4] == "dropped from sst train: 1 row(s), sentiment: the label is missing"
+    assert lines[5] == "dropped from sst train: 2 row(s), sentence: empty"
+    assert lines[6].split("; ")[1] == "sst.csv, line 9"
