@@ -37,7 +37,7 @@ def table(output: Path) -> list[dict]:
 
 
 def write(path: Path, **values) -> Path:
-    path.write_text(yaml.safe_dump(values))
+    path.write_text(yaml.safe_dump(values, sort_keys=False))
     return path
 
 
