@@ -145,7 +145,11 @@ def _places(axes: Axes, given: Any) -> Any:
     """Prepares a panel's axis; returns a function from a value to its place on it."""
     if isinstance(given, Mapping):
         if given.get("log"):
-            axes.set_xscale("log")
+            from matplotlib.ticker import FuncFormatter, NullFormatter
+
+            axes.set_xscale("log")  # whose own labels are mathematics, which the style leaves as text
+            axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+            axes.xaxis.set_minor_formatter(NullFormatter())
         return lambda value: value
     upright = max(len(_text(value)) for value in given) > 5 and len(given) > 2
     axes.set_xticks(
