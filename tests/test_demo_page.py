@@ -171,7 +171,7 @@ def test_what_cannot_be_answered_is_said_in_words(page):
     assert list(shown(page, 1)) == ["sst"]
     assert page.get_by_text("the end was cut off").is_visible()
     page.get_by_role("button", name="Clear").click()
-    page.locator(".card").wait_for(state="detached")
+    page.locator(".card").first.wait_for(state="detached")
     assert page.get_by_label("Sentence", exact=True).input_value() == ""
 
 
