@@ -171,7 +171,7 @@ def test_what_cannot_be_answered_is_said_in_words(page):
     assert list(shown(page, 1)) == ["sst"]
     assert page.get_by_text("the end was cut off").is_visible()
     page.get_by_role("button", name="Clear").click()
-    page.locator(".card").wait_for(state="detached")
+    page.locator(".card").first.wait_for(state="detached")
     assert page.get_by_label("Sentence", exact=True).input_value() == ""
 
 
@@ -273,3 +273,11 @@ def test_own_tasks_with_names_that_are_markup_and_many_labels(tmp_path, save_che
     assert "on a scale from -10 to 30" in html
     (answer,) = predictor.predict("degrees", [("ab cd", None)])
     assert cards[1].answers[0].place == pytest.approx((answer["value"] + 10) / 40, abs=1e-4)
+
+
+def test_what_is_not_installed_is_named(monkeypatch, capsys):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name, *_: None)
+    with pytest.raises(SystemExit) as stop:
+        run("demo", ["no/such/model"])
+    assert stop.value.code == 2
+    assert 'pip install -e ".[demo]"' in capsys.readouterr().err

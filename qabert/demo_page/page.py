@@ -103,9 +103,16 @@ def build_page(predictor: Predictor, name: str) -> Blocks:
         cards = gr.HTML("", elem_id="answers", js_on_load=None)
         shown: Any = {"fn": answer, "inputs": [text_a, text_b, method], "outputs": cards, "api_visibility": "private"}
         shown |= {"show_progress": "minimal", "concurrency_id": "model"}  # one question at a time, so that memory stays
-        gr.on([ask.click, text_a.submit, text_b.submit, method.input], **shown, trigger_mode="always_last")
-        examples.load_input_event.then(**shown)
-        clear.click(lambda: ("", "", ""), None, [text_a, text_b, cards], api_visibility="private", queue=False)
+        asked = gr.on([ask.click, text_a.submit, text_b.submit, method.input], **shown, trigger_mode="always_last")
+        chosen = examples.load_input_event.then(**shown)
+        clear.click(
+            lambda: ("", "", ""),
+            None,
+            [text_a, text_b, cards],
+            api_visibility="private",
+            queue=False,
+            cancels=[asked, chosen],  # an explanation under way would come back
+        )
         # Screen readers say new answers.
         page.load(js="() => { document.getElementById('answers').setAttribute('aria-live', 'polite') }")
     return page
