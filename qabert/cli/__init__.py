@@ -15,6 +15,7 @@ COMMANDS = {
     "evaluate": ("qabert.cli.evaluate", "score a model on labelled rows"),
     "predict": ("qabert.cli.predict", "answer sentences and files"),
     "merge": ("qabert.cli.merge", "make a whole model of an encoder and a LoRA run's adapter"),
+    "export": ("qabert.cli.export", "write a model as an ONNX file, or torch's .pt2"),
     "explain": ("qabert.cli.explain", "show which words an answer comes from"),
     "reproduce": ("qabert.cli.reproduce", "train the paper's models side by side and write a report"),
     "benchmark": ("qabert.benchmark.command", "compare the speed with other packages'"),
