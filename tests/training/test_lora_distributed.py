@@ -10,7 +10,8 @@ from qabert.training.run import train
 
 WORDS = """
     --format joint --max_length 64 --head_blocks 1 --use_cpu true --disable_tqdm true --num_train_epochs 1 --lora_rank 2
-    --learning_rate 5 --head_learning_rate 5e-2 --optim sgd --max_grad_norm 0 --weight_decay 0 --save_strategy epoch --eval_strategy epoch
+    --learning_rate 5 --head_learning_rate 5e-2 --optim sgd --max_grad_norm 0 --weight_decay 0
+    --save_strategy epoch --eval_strategy epoch
     --head_dropout 0 --dropout 0 --examples_per_epoch sst=32,sts=32,quora=32 --load_best_model_at_end false
 """
 
