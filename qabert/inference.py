@@ -66,6 +66,10 @@ class Predictor:
         """
         if dtype not in DTYPES:
             raise unknown("dtype", dtype, DTYPES)
+        if (Path(path) / "model.onnx").is_file() and not any(Path(path).glob("model*.safetensors*")):
+            from qabert.onnx import OnnxPredictor
+
+            return OnnxPredictor.from_pretrained(path, device, processes, dtype)
         from transformers import AutoTokenizer
 
         from qabert.checkpoints import verify

@@ -74,7 +74,9 @@ def check_folder(folder: Path, where: str) -> dict[str, Any]:
         if path.suffix != ".safetensors" and path.is_file() and path.stat().st_size > MAX_BYTES:
             raise InputError(f"{where}: {name} has {path.stat().st_size:,} bytes; expected at most {MAX_BYTES:,}")
     if (folder / "adapter_config.json").exists():
-        raise InputError(f"{where}: adapter_config.json: an adapter isn't a whole model: qabert merge makes one")
+        raise InputError(
+            f"{where}: adapter_config.json: an adapter names another model; 'qabert merge' makes a whole one"
+        )
     values = read_json(folder / "config.json", where)
     for key, value in _entries(values):
         number = isinstance(value, int | float)
