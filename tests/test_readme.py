@@ -9,10 +9,13 @@ from __future__ import annotations
 import configparser
 import copy
 import csv
+import importlib
 import json
 import re
 import shlex
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -29,8 +32,9 @@ BLOCKS = FENCE.findall((ROOT / "README.md").read_text(encoding="utf-8"))
 #: What makes a command short, by command.
 SHORT = {
     "train": ["--max_steps", "3", "--disable_tqdm", "true"],
-    "reproduce": ["--max_steps", "3", "--disable_tqdm", "true", "--arms", "first,qa"],
+    "reproduce": ["--max_steps", "3", "--disable_tqdm", "true", "--arms", "baseline,qa"],
     "explain": ["--steps", "2"],
+    "sweep": ["--trials", "2", "--max_steps", "3", "--disable_tqdm", "true"],
 }
 
 
@@ -63,12 +67,32 @@ def place(tmp_path_factory, make_config, tokenizer, course_folder):
             writer = csv.writer(file)
             writer.writerow(["headline", "topic"])
             writer.writerows([f"ab cd {'ef' * (n % 5)}", ("world", "sports", "business")[n % 3]] for n in range(30))
+    with (folder / "pairs.csv").open("w", newline="") as file:
+        csv.writer(file).writerows([["sentence1", "sentence2"], ["ab cd", "ef gh"], ["ij", "kl mn"]])
     patch = pytest.MonkeyPatch()
     patch.chdir(folder)
     patch.syspath_prepend(folder)
     patch.setenv("OMP_NUM_THREADS", "1")
     yield folder
     patch.undo()
+
+
+@pytest.fixture(scope="module")
+def elsewhere(place, tmp_path_factory):
+    """`elsewhere(words)`: a command in a process of its own, whose hub is a stand-in on this machine."""
+    sys.path.insert(0, str(ROOT / "tests" / "hub"))
+    from server import TOKEN, Hub, client_environment
+
+    with Hub(tmp_path_factory.mktemp("hub")) as hub:
+        environment = client_environment(hub.url, tmp_path_factory.mktemp("home"), TOKEN)
+        environment |= {"PYTHONPATH": os.pathsep.join([str(place), str(ROOT)]), "OMP_NUM_THREADS": "1"}
+
+        def run(words: list[str]) -> None:
+            done = subprocess.run(words, cwd=place, env=environment, capture_output=True, text=True, timeout=200)
+            assert done.returncode == 0, done.stderr
+
+        yield run
+        hub.shutdown()
 
 
 def install(words: list[str]) -> None:
@@ -82,15 +106,23 @@ def install(words: list[str]) -> None:
 
 def launched(words: list[str]) -> list[str]:
     """The script and its flags, of a command that starts it through a launcher."""
-    if "--config_file" in words[: words.index("scripts/train.py")]:
+    if "--config_file" in words[:5]:
         settings = read_yaml(Path(words[words.index("--config_file") + 1]))
         assert {"distributed_type", "num_processes"} <= set(settings)
     return words[next(i for i, word in enumerate(words) if word.startswith("scripts/")) :]
 
 
-def call(words: list[str]) -> None:
-    """Run a command of the README here, in this process."""
-    if words[0] in ("accelerate", "torchrun"):
+def call(words: list[str], elsewhere) -> None:
+    """Run a command of the README: in this process, which has its libraries, where that is possible."""
+    if words[0] == "torchrun":
+        end = SHORT["train"] if "scripts/train.py" in words else []
+        elsewhere([sys.executable, "-m", "torch.distributed.run", *words[1:], *end])
+        return
+    if "--hub_model_id" in words or any(word.startswith("owner/") for word in words):
+        end = SHORT["train"] if "scripts/train.py" in words else []
+        elsewhere([sys.executable, *words[1:], *end])
+        return
+    if words[0] == "accelerate":
         words = launched(words)
     elif words[0] == "python":
         words = words[1:]
@@ -98,11 +130,14 @@ def call(words: list[str]) -> None:
         words = [f"scripts/{words[1]}.py", *words[2:]]
     name = Path(words[0]).stem
     assert name in COMMANDS, words
+    if name == "demo":  # serves until it is stopped, and has tests of its own
+        importlib.import_module(COMMANDS[name][0]).parser().parse_args(words[1:])
+        return
     run(name, [*words[1:], *SHORT.get(name, [])])
 
 
 @pytest.mark.parametrize("number", range(len(BLOCKS)), ids=lambda n: f"{n}-{BLOCKS[n][0]}")
-def test_readme(number, place, capsys):
+def test_readme(number, place, elsewhere, capsys):
     language, block = BLOCKS[number]
     if language == "yaml":
         name = re.match(r"# ([\w.-]+\.yaml)$", block, re.M)
@@ -115,7 +150,7 @@ def test_readme(number, place, capsys):
             if words[0] == "pip":
                 install(words)
             elif words[0] != "python" or words[1] != "-m":
-                call(words)
+                call(words, elsewhere)
         if language == "console":
             printed = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
             expected = [json.loads(line) for line in block.splitlines() if line.startswith("{")]
