@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import json
 import logging
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -141,7 +142,9 @@ def export(model: str, output: Path, form: str = "onnx", tasks: Sequence[str] | 
                     return [values.numpy() for values in module(*inputs)]
 
             worst = compare(own, compute, kinds)
-            own.config.save_pretrained(part)
+            settings = json.loads(own.config.to_json_string())
+            settings.pop("auto_map", None)  # there is no model here for the model's code
+            (part / "config.json").write_text(json.dumps(settings, indent=2), encoding="utf-8")
             predictor.tokenizer.save_pretrained(part)
     return worst
 

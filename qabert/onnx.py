@@ -69,13 +69,7 @@ class OnnxModel:
 
 
 class OnnxPredictor(Predictor):
-    """A `Predictor` of a folder that `qabert export` wrote.
-
-    Example:
-        >>> predictor = OnnxPredictor.from_pretrained("runs/demo-onnx")  # doctest: +SKIP
-        >>> list(predictor.predict("sst", [("A lovely film.", None)]))  # doctest: +SKIP
-        [{'label': 'positive', 'probabilities': {'very negative': 0.01, ...}}]
-    """
+    """A `Predictor` of a folder that `qabert export` wrote."""
 
     @property
     def known_tokens(self) -> int:

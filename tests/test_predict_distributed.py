@@ -22,7 +22,7 @@ from qabert.cli import evaluate_main, predict_main
 inference.CHUNK = 16
 fault, *lines = sys.argv[1:]
 if fault != "none":
-    calls, real = [], inference.Predictor._chunk_logits
+    calls, real = [], inference.Predictor._answer_chunk
     def broken(self, *args, **kwargs):
         calls.append(1)
         if os.environ["RANK"] == "1" and len(calls) == 2:
@@ -30,7 +30,7 @@ if fault != "none":
                 os.kill(os.getpid(), signal.SIGKILL)
             raise ValueError("the disk is on fire")
         return real(self, *args, **kwargs)
-    inference.Predictor._chunk_logits = broken
+    inference.Predictor._answer_chunk = broken
 for line in lines:
     command, *words = shlex.split(line)
     {"predict": predict_main, "evaluate": evaluate_main}[command](words)

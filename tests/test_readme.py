@@ -11,6 +11,7 @@ import copy
 import csv
 import importlib
 import json
+import os
 import re
 import shlex
 import shutil
@@ -32,7 +33,7 @@ BLOCKS = FENCE.findall((ROOT / "README.md").read_text(encoding="utf-8"))
 #: What makes a command short, by command.
 SHORT = {
     "train": ["--max_steps", "3", "--disable_tqdm", "true"],
-    "reproduce": ["--max_steps", "3", "--disable_tqdm", "true", "--arms", "baseline,qa"],
+    "reproduce": ["--max_steps", "3", "--disable_tqdm", "true", "--arms", "qa"],
     "explain": ["--steps", "2"],
     "sweep": ["--trials", "2", "--max_steps", "3", "--disable_tqdm", "true"],
 }
@@ -73,6 +74,7 @@ def place(tmp_path_factory, make_config, tokenizer, course_folder):
     patch.chdir(folder)
     patch.syspath_prepend(folder)
     patch.setenv("OMP_NUM_THREADS", "1")
+    patch.setenv("PYTHONPATH", os.pathsep.join([str(folder), str(ROOT)]))
     yield folder
     patch.undo()
 
@@ -109,7 +111,7 @@ def launched(words: list[str]) -> list[str]:
     if "--config_file" in words[:5]:
         settings = read_yaml(Path(words[words.index("--config_file") + 1]))
         assert {"distributed_type", "num_processes"} <= set(settings)
-    return words[next(i for i, word in enumerate(words) if word.startswith("scripts/")) :]
+    return words[next(i for i, word in enumerate(words) if word.endswith(".py")) :]
 
 
 def call(words: list[str], elsewhere) -> None:

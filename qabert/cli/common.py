@@ -18,8 +18,9 @@ from qabert.tasks import PAPER_TASKS, Task, load_tasks
 def run_command(command: Callable[[Sequence[str]], Any], argv: Sequence[str] | None) -> None:
     """Run a command.  Wrong input is one line on stderr and exit code 2; a run that broke off, one line and code 1."""
     # Python puts a script's folder first: `import evaluate` would find scripts/evaluate.py instead of the library.
-    here = os.path.dirname(os.path.abspath(sys.argv[0]))
-    sys.path[:] = [path for path in sys.path if path != here or not os.path.isfile(os.path.join(path, "evaluate.py"))]
+    here = os.path.dirname(os.path.realpath(sys.argv[0]))  # through links, as Python does
+    ours = [path for path in sys.path if os.path.isfile(os.path.join(path, "evaluate.py"))]
+    sys.path[:] = [path for path in sys.path if path not in ours or os.path.realpath(path) != here]
     # The libraries' loading bars and reports would bury what is worth reading; set before they are imported.
     for name, value in (("TRANSFORMERS_VERBOSITY", "error"), ("HF_HUB_DISABLE_PROGRESS_BARS", "1")):
         os.environ.setdefault(name, value)

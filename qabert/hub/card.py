@@ -65,24 +65,26 @@ def card_text(folder: Path, repo_id: str | None = None) -> str:
     config, metrics = (read_json(folder / name, where) for name in ("config.json", "metrics.json"))
     try:
         tasks = [Task.from_dict(values, where) for values in config["tasks"]]
+        scored = [task for task in tasks if task.name in metrics["scores"]]  # the others an earlier run has trained
         arguments = without_folders(metrics["arguments"])
         name = repo_id or local_name(str(arguments["output_dir"]))
         data = str(arguments["data"] or "files of the tasks' own")
         known = {
             "name": name,
             "tasks": tasks,
+            "scored": scored,
             "example": _example(tasks[0], config["input_format"]),
             "remote_code": bool(config.get("auto_map")),
             "config": config,
             "metrics": metrics,
             "arguments": arguments,
             "data": data,
-            "recipe": recipe(arguments, tasks),
-            "own_tasks": not all(map(_is_papers, tasks)),
+            "recipe": recipe(arguments, scored),
+            "own_tasks": not all(map(_is_papers, scored)),
             "limits": limits(config, metrics, arguments),
         }
         card = ModelCard.from_template(
-            metadata(name.split("/")[-1], tasks, metrics, arguments, data),
+            metadata(name.split("/")[-1], scored, metrics, arguments, data),
             template_str=TEMPLATE.read_text(encoding="utf-8"),
             cell=cell,
             json=lambda value: json.dumps(value, ensure_ascii=False),
@@ -179,6 +181,11 @@ def limits(config: Mapping[str, Any], metrics: Mapping[str, Any], arguments: Map
         lines.append(
             "The encoder, all-MiniLM-L6-v2, was itself trained on many public pairs, Quora's questions among them: "
             "scores on such pairs aren't those of an encoder that never saw them."
+        )
+    if kept := [task["name"] for task in config["tasks"] if task["name"] not in metrics["scores"]]:
+        lines.append(
+            f"{', '.join(kept)}: learnt before this run and not scored in it"
+            + ("." if config.get("freeze_encoder") else "; the encoder has changed since.")
         )
     length = config["max_length"]
     lines.append(f"English sentences; inputs are cut at {length} tokens, question and special tokens included.")

@@ -51,9 +51,6 @@ def push_to_hub(
     Raises:
         InputError: A bad name, no model in the folder, no token, or a token that may not write there.
         RunError: The hub can't be reached or doesn't answer as it should.  Both messages name the command that goes on.
-
-    Example:
-        >>> push_to_hub("runs/demo", "owner/demo", private=True)  # doctest: +SKIP
     """
     check_repo_id(repo_id)
     folder = Path(folder)

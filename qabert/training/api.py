@@ -24,11 +24,6 @@ def train(recipe: Mapping[str, Any] | str | PathLike[str] | None = None, **keys:
     Raises:
         InputError: An unknown key (the nearest one is suggested), a bad value, rows that can't be used.
         RunError: The run broke off: its message says why and what was kept.
-
-    Example:
-        >>> result = qabert.train("scripts/recipes/demo.yaml", num_train_epochs=1)  # doctest: +SKIP
-        >>> result["scores"]["sst"]["accuracy"]  # doctest: +SKIP
-        0.6
     """
     given = read_recipe(Path(recipe)) if isinstance(recipe, str | PathLike) else dict(recipe or {})
     args = from_keys(given | keys)
