@@ -21,6 +21,7 @@ from kills import SETTINGS, draw
 from qabert.checkpoints import checkpoints
 
 
+@pytest.mark.slow
 def test_a_sample_of_the_kills(harness):
     """A few of the kills below, so that every run of the tests sees some."""
     sample = [("during a save", 1, True), (KINDS[-1], 1, True), ("during a save", 2, False)]

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import pytest
 from server import client_environment
 
 WORDS = [*("--push_to_hub", "true", "--hub_model_id", "owner/two"), *("--hub_strategy", "every_save")]
 
 
+@pytest.mark.slow
 def test_one_process_pushes(training_words, hub, tmp_path, torchrun, monkeypatch):
     for name, value in client_environment(hub.url, tmp_path / "home").items():
         monkeypatch.setenv(name, value)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 from safetensors.numpy import load_file
 
 from qabert.training.arguments import parse
@@ -16,6 +17,7 @@ WORDS = """
 """
 
 
+@pytest.mark.slow
 def test_two_processes_end_with_the_adapter_and_model_of_one(encoder_path, course_folder, tmp_path, torchrun):
     words = [*WORDS.split(), "--data", str(course_folder), "--encoder", encoder_path]
     train(parse([*words, "--output_dir", str(tmp_path / "one"), "--per_device_train_batch_size", "8"]))

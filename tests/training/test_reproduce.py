@@ -101,6 +101,7 @@ def test_what_is_done_is_not_done_again_and_other_settings_are_refused(done, pla
     assert "arm 'baseline', seed 1: key 'learning_rate' was None" in other.stderr and "is 0.1 now" in other.stderr
 
 
+@pytest.mark.slow
 def test_a_killed_reproduction_goes_on(plan, tmp_path):
     output = tmp_path / "out"
     first = output / "arms" / "baseline" / "seed-1" / "metrics.json"

@@ -41,6 +41,8 @@ KINDS = {
     "lora": f"--order interleaved {BY_STEPS} --lora_rank 2 --lora_dropout 0.2",
     "triplets": f"--order interleaved {BY_STEPS} --triplet_loss equation1 --triplet_examples sst=32,sts=32,quora=16",
 }
+#: The others are marked as slow.
+FIRST = ("sequential", "accumulated", "lora", "triplets")
 
 
 class Killed(BaseException):
@@ -89,7 +91,9 @@ class Moments:
         monkeypatch.setattr(checkpointing, "rotate", counted("saved", rename))
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(
+    "kind", [*FIRST, *(pytest.param(kind, marks=pytest.mark.slow) for kind in KINDS if kind not in FIRST)]
+)
 def test_a_run_killed_at_any_moment_ends_with_the_same_bits(kind, words, tmp_path, monkeypatch):
     keys = [*words, *KINDS[kind].split(), "--resume", "auto"]
     with monkeypatch.context() as patch:
@@ -171,8 +175,22 @@ def test_a_state_that_names_a_best_checkpoint_elsewhere_is_not_followed(words, t
     assert "is lost (there is no such checkpoint)" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])
-@pytest.mark.parametrize("kind", ["sequential", "interleaved", "cut"])
+@pytest.mark.parametrize(
+    ("kind", "signum"),
+    [
+        ("sequential", signal.SIGTERM),
+        ("cut", signal.SIGINT),
+        *(
+            pytest.param(*case, marks=pytest.mark.slow)
+            for case in (
+                ("sequential", signal.SIGINT),
+                ("interleaved", signal.SIGTERM),
+                ("interleaved", signal.SIGINT),
+                ("cut", signal.SIGTERM),
+            )
+        ),
+    ],
+)
 def test_a_signal_saves_and_the_run_goes_on_to_the_same_bits(kind, signum, words, tmp_path, monkeypatch, request):
     keys = [*words, *KINDS[kind].split(), "--resume", "auto"]
     whole = train(parse([*keys, "--output_dir", str(tmp_path / "whole")]))

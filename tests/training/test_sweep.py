@@ -80,6 +80,7 @@ def test_a_grid_of_all_kinds_of_keys(tmp_path, settings, capsys, monkeypatch):
         sweep_command([str(file), "--output_dir", str(output), "--max_length", "32"])
 
 
+@pytest.mark.slow
 def test_median_pruning_and_a_trial_that_diverges(tmp_path, settings, monkeypatch, capsys):
     scores = iter([0.9, 0.8, 0.7, 0.6, 0.5, 0.1])  # of the first evaluations: the sixth is below the others' median
     from qabert.training.trainer import QABertTrainer

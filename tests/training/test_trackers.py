@@ -139,6 +139,7 @@ def test_every_tracker_holds_the_same_names_and_numbers(places, encoder_path, co
     assert len({frozenset(set(values) - own) for values in seen.values()}) == 1
 
 
+@pytest.mark.slow
 def test_a_resumed_run_goes_on_in_the_same_place(places, encoder_path, course_folder):
     report_to = ["tensorboard", "mlflow", "trackio"]
     given = keys(course_folder, encoder_path, places / "out", report_to=report_to, resume="auto")
