@@ -15,7 +15,7 @@ from qabert.answers import readable
 from qabert.data.collator import DataCollator
 from qabert.data.prompts import FORMATS, PromptEncoder
 from qabert.data.sampling import longest_first
-from qabert.errors import InputError, loading_problem, unknown
+from qabert.errors import InputError, loading_problem, suggest, unknown
 from qabert.model_files import check_folder, empty_model, local_folder, mismatched, tensor_shapes
 from qabert.modeling import QABertConfig, QABertModel
 from qabert.processes import ALONE, Processes
@@ -290,7 +290,9 @@ def read_config(path: str) -> QABertConfig:
     try:
         folder = local_folder(path, ["config.json"])
     except (OSError, ValueError) as error:
-        reason = f"no such folder, and not to be had from the hub: {_first_line(error)}"
+        parent = Path(path).parent
+        near = suggest(path, map(str, parent.iterdir())) if parent.is_dir() else ""
+        reason = f"no such folder{near}, and not to be had from the hub: {_first_line(error)}"
         raise InputError(f"model '{path}': {reason}") from None
     values = check_folder(folder, f"model '{path}'")
     kind = values.get("model_type") if isinstance(values, dict) else type(values).__name__

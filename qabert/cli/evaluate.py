@@ -50,7 +50,10 @@ def run(argv: Sequence[str]) -> None:
     }
     for name in tasks:
         if args.split not in data[name].splits:
-            raise InputError(f"task '{name}', key 'files': no file is declared for the split '{args.split}'")
+            raise InputError(
+                f"task '{name}', key 'files': no file is declared for the split '{args.split}'; give --tasks the YAML "
+                "file that says where its rows are"
+            )
     predictor = Predictor.from_pretrained(args.model, args.device, processes, args.dtype)
     from qabert.evaluation.metrics import multitask_score
     from qabert.evaluation.scores import answer_rows, result_table, score_answers

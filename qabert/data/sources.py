@@ -23,7 +23,7 @@ from qabert.tasks import COLUMNS, SPLITS, Task
 if TYPE_CHECKING:
     import datasets
 
-#: Broken rows that are skipped, in percent of a split's rows; with more of them the split is refused.
+#: Broken rows that are skipped, in percent of a split's rows, rounded; with more of them the split is refused.
 MAX_BROKEN_PERCENT = 1
 HUB_SPLITS = {"train": "train", "dev": "validation", "test": "test"}
 
@@ -179,7 +179,10 @@ def _place(task: Task, data: str | Path | None) -> str | Path:
     if task.hub and not task.files:
         return "hub"
     if data is None:
-        raise InputError(f"task '{task.name}': set data to the folder with its files, or to 'hub' or 'demo'")
+        raise InputError(
+            f"task '{task.name}': set data to the folder with its files, or to 'hub' or 'demo'; "
+            "or give tasks as the YAML file that says where they are"
+        )
     return data
 
 
@@ -303,7 +306,7 @@ def _by_reason(dropped: Sequence[Dropped], most: int = 5) -> list[str]:
 def _check_dropped(where: str, dropped: Sequence[Dropped], read: int, strict: bool) -> None:
     if strict and dropped:
         raise InputError(f"{dropped[0]} ({len(dropped)} of {read} rows are broken, and strict is set)")
-    if len(dropped) * 100 > MAX_BROKEN_PERCENT * read:
+    if len(dropped) > (MAX_BROKEN_PERCENT * read + 50) // 100:  # rounded: one of 50 rows may be broken
         first = "\n".join(_by_reason(dropped))
         raise InputError(
             f"{where}: {len(dropped)} of {read} rows are broken, more than the {MAX_BROKEN_PERCENT} % that may be "

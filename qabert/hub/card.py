@@ -102,7 +102,7 @@ def metadata(name: str, tasks: list[Task], metrics: Any, arguments: Mapping[str,
     hub = {task.name: PAPER_TASKS[task.name].hub for task in tasks if data == "hub" and task.name in PAPER_TASKS}
     results = [
         EvalResult(
-            task_type="text-classification" if task.problem != "regression" else "sentence-similarity",
+            task_type="sentence-similarity" if task.problem == "regression" and task.pair else "text-classification",
             task_name=task.name,
             dataset_type=str(hub.get(task.name, {}).get("path", task.name)),
             dataset_name=f"{task.name} ({data}, {metrics['data'][task.name]['dev']['used']:,} rows)",

@@ -145,7 +145,9 @@ def test_a_long_value_does_not_flood_the_message(tmp_path):
     assert dropped.reason.endswith("nor a number from 0 to 4")
 
 
-@pytest.mark.parametrize(("rows", "broken", "refused"), [(200, 2, False), (200, 3, True), (99, 1, True), (1, 1, True)])
+@pytest.mark.parametrize(
+    ("rows", "broken", "refused"), [(200, 2, False), (200, 3, True), (50, 1, False), (49, 1, True), (1, 1, True)]
+)
 def test_more_than_one_percent_of_broken_rows_is_refused(tmp_path, rows, broken, refused):
     write(tmp_path, SST, "train", ["0\tid\t\t1"] * broken + sst_lines(rows - broken))
     if refused:

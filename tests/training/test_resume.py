@@ -42,7 +42,7 @@ KINDS = {
     "triplets": f"--order interleaved {BY_STEPS} --triplet_loss equation1 --triplet_examples sst=32,sts=32,quora=16",
 }
 #: The others are marked as slow.
-FIRST = ("sequential", "accumulated", "lora", "triplets")
+FIRST = ("sequential", "lora", "triplets")
 
 
 class Killed(BaseException):
