@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 
 
 class InputError(ValueError):
@@ -32,6 +33,42 @@ class Stopped(SystemExit):
     def __init__(self, signum: int, message: str) -> None:
         super().__init__(128 + signum)
         self.message = message
+
+
+class Gathered:
+    """Errors of places that don't depend on each other, told together: mending them takes one look instead of several.
+
+    Example:
+        >>> gathered = Gathered()
+        >>> for name in ("a.csv", "b.csv"):
+        ...     with gathered.one():
+        ...         raise InputError(f"{name}: no rows")
+        >>> gathered.tell()
+        Traceback (most recent call last):
+        ...
+        qabert.errors.InputError: a.csv: no rows
+        b.csv: no rows
+    """
+
+    def __init__(self) -> None:
+        self.messages: list[str] = []
+
+    @contextmanager
+    def one(self) -> Iterator[None]:
+        """Keep the error of one place."""
+        try:
+            yield
+        except InputError as error:
+            self.messages.append(str(error))
+
+    def tell(self) -> None:
+        """Raise what was kept, if anything.
+
+        Raises:
+            InputError: All messages, a line or more each.
+        """
+        if self.messages:
+            raise InputError("\n".join(dict.fromkeys(self.messages)))
 
 
 def printable(message: str, most: int = 4000) -> str:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -17,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from qabert.data.cache import cached, rows_key
 from qabert.data.cleaning import clean_rows
 from qabert.data.readers import Row, check_columns, read_table
-from qabert.errors import InputError, suggest, unknown
+from qabert.errors import Gathered, InputError, suggest, unknown
 from qabert.tasks import COLUMNS, SPLITS, Task
 
 if TYPE_CHECKING:
@@ -80,9 +81,15 @@ def load_data(
     """Load every task's rows; see `load_task`.
 
     Raises:
-        InputError: A task's rows can't be loaded.
+        InputError: Tasks' rows can't be loaded; the message has what is wrong with each file.
     """
-    return {name: load_task(task, data, splits, strict=strict, cache=cache) for name, task in tasks.items()}
+    loaded, gathered = {}, Gathered()
+    for name, task in tasks.items():
+        # A hub that doesn't answer is asked once: each time takes half a minute.
+        with nullcontext() if data == "hub" else gathered.one():
+            loaded[name] = load_task(task, data, splits, strict=strict, cache=cache)
+    gathered.tell()
+    return loaded
 
 
 def load_task(
@@ -132,17 +139,19 @@ def load_task(
         tables = _from_hub(task, splits, labelled)
     else:
         tables = _from_folder(task, data, splits, labelled)
-    loaded = TaskData(datasets.DatasetDict(), {}, {})
+    loaded, gathered = TaskData(datasets.DatasetDict(), {}, {}), Gathered()
     for split, table in tables.items():
-        key = None
-        if cache and table.path is not None:
-            key = rows_key(task, split, table.path, split in labelled)
-        loaded.splits[split], facts = _load_split(task, split, table, split in labelled, key)
-        loaded.dropped[split] = [Dropped(table.where, *item) for item in facts["dropped"]]
-        loaded.read[split] = facts["read"]
-        _check_dropped(table.where, loaded.dropped[split], loaded.read[split], strict)
-        if key is not None:
-            loaded.keys[split] = key
+        with gathered.one():
+            key = None
+            if cache and table.path is not None:
+                key = rows_key(task, split, table.path, split in labelled)
+            loaded.splits[split], facts = _load_split(task, split, table, split in labelled, key)
+            loaded.dropped[split] = [Dropped(table.where, *item) for item in facts["dropped"]]
+            loaded.read[split] = facts["read"]
+            _check_dropped(table.where, loaded.dropped[split], loaded.read[split], strict)
+            if key is not None:
+                loaded.keys[split] = key
+    gathered.tell()
     return loaded
 
 

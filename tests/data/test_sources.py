@@ -157,6 +157,17 @@ def test_more_than_one_percent_of_broken_rows_is_refused(tmp_path, rows, broken,
         assert len(load_task(SST, tmp_path, ["train"]).dropped["train"]) == broken
 
 
+def test_what_is_wrong_with_several_files_is_told_at_once(tmp_path):
+    for task, split in ((SST, "train"), (STS, "dev")):
+        write(tmp_path, task, split, ["0\tid\t\t1"] * 9)
+    write(tmp_path, SST, "dev", ["0\tid\t\t1"] * 7)
+    with pytest.raises(InputError) as caught:
+        load_data({"sst": SST, "sts": STS}, tmp_path)
+    said = str(caught.value)
+    assert "9 of 9 rows are broken" in said and "7 of 7 rows are broken" in said  # both files of a task
+    assert "sts-train.csv: no such file" in said  # and the next task's
+
+
 def test_a_column_of_wrong_labels_is_one_error_with_places_and_what_was_expected(tmp_path):
     write(tmp_path, STS, "dev", [f"{n}\tid\ta\tb\t{6 + n}" for n in range(50)])
     with pytest.raises(InputError) as caught:
