@@ -166,18 +166,27 @@ class Predictor:
         self, kind: str, task: str, rows: Iterable[tuple[str, str | None]], batch_size: int
     ) -> Iterator[np.ndarray]:
         declared = self.task(task)
-        encoder = PromptEncoder(self.model.config.input_format, self.tokenizer, declared, self.model.config.max_length)
+        config = self.model.config
+        # The mean of two embeddings in the `separate` format would be none of a pair: its halves are the sentences'.
+        exchanged = (
+            config.both_orders and declared.symmetric and (kind == "logits" or config.input_format != "separate")
+        )
+        encoders = [
+            PromptEncoder(config.input_format, self.tokenizer, declared, config.max_length, order)
+            for order in ((False, True) if exchanged else (False,))
+        ]
         rows = iter(rows)
         chunks_left = iter(lambda: list(itertools.islice(rows, CHUNK)), [])
         while chunks := list(itertools.islice(chunks_left, self.processes.count)):
             own = chunks[self.processes.rank : self.processes.rank + 1]
-            answer = partial(self._answer_chunks, kind, task, encoder, own, batch_size)
+            answer = partial(self._answer_chunks, kind, task, encoders, own, batch_size)
             yield from itertools.chain.from_iterable(self.processes.gather(answer))
 
     def _answer_chunks(
-        self, kind: str, task: str, encoder: PromptEncoder, chunks: list[list[Any]], batch_size: int
+        self, kind: str, task: str, encoders: list[PromptEncoder], chunks: list[list[Any]], batch_size: int
     ) -> list[np.ndarray]:
-        return [self._answer_chunk(kind, task, encoder, rows, batch_size) for rows in chunks]
+        found = [[self._answer_chunk(kind, task, encoder, rows, batch_size) for encoder in encoders] for rows in chunks]
+        return [sum(parts[1:], parts[0]) / len(parts) if len(parts) > 1 else parts[0] for parts in found]
 
     @torch.inference_mode()
     def _answer_chunk(

@@ -59,6 +59,8 @@ class Task:
         metrics: The first one is the task's score.
         files: File of each split, relative to the data folder (or to the YAML file that declares the task).
         hub: `path`, optional `name`, `splits` and `columns` of the task's dataset on the hub.
+        ordered: Whether a classification's labels are grades, from low to high (see `Objective`).
+        symmetric: Whether a pair means the same with its sentences exchanged.
         output: Name and column title of the course's submission files (`sst` writes `sst-dev-output.csv`).
 
     Raises:
@@ -75,6 +77,8 @@ class Task:
     metrics: tuple[str, ...] = ()
     files: Mapping[str, str] = field(default_factory=dict)
     hub: Mapping[str, Any] = field(default_factory=dict)
+    ordered: bool = False
+    symmetric: bool = False
     output: tuple[str, str] | None = None
 
     def __post_init__(self) -> None:
@@ -101,6 +105,7 @@ class Task:
         _set(self, "context", self.context or default)
         self._check_context()
         self._check_labels()
+        self._check_kind()
         texts = [("question", self.question), ("context", self.context), *(("labels", name) for name in self.labels)]
         for key, text in texts:
             if not is_unicode(text):
@@ -203,6 +208,16 @@ class Task:
     def _error(self, key: str, message: str) -> InputError:
         return InputError(f"task '{self.name}', key '{key}': {message}")
 
+    def _check_kind(self) -> None:
+        for key, fits, of in (
+            ("ordered", self.problem == "classification", "a classification"),
+            ("symmetric", self.pair, "rows with two sentences"),
+        ):
+            if not isinstance(getattr(self, key), bool):
+                raise self._error(key, f"{getattr(self, key)!r}; expected true or false")
+            if getattr(self, key) and not fits:
+                raise self._error(key, f"only {of} can be {key}")
+
     def _mapping(self, key: str, known: Iterable[str], text: bool = True) -> dict[str, Any]:
         values = getattr(self, key)
         if not isinstance(values, Mapping):
@@ -288,6 +303,7 @@ SST = Task(
     problem="classification",
     question="Is this review positive or negative?",
     labels=("very negative", "negative", "neutral", "positive", "very positive"),
+    ordered=True,
     columns={"text_a": "sentence", "label": "sentiment", "id": "id"},
     files={"train": "ids-sst-train.csv", "dev": "ids-sst-dev.csv", "test": "ids-sst-test-student.csv"},
     hub={"path": "SetFit/sst5", "columns": {"text_a": "text", "label": "label"}},
@@ -298,6 +314,7 @@ STS = Task(
     problem="regression",
     question="Is the first sentence semantically equivalent to the second sentence?",
     range=(0.0, 5.0),
+    symmetric=True,
     columns=_PAIR | {"label": "similarity", "id": "id"},
     files={"train": "sts-train.csv", "dev": "sts-dev.csv", "test": "sts-test-student.csv"},
     hub={"path": "nyu-mll/glue", "name": "stsb", "columns": _PAIR | {"label": "label", "id": "idx"}},
@@ -308,6 +325,7 @@ QUORA = Task(
     problem="binary",
     question="Does the first question paraphrase the second question?",
     labels=("not a paraphrase", "paraphrase"),
+    symmetric=True,
     columns=_PAIR | {"label": "is_duplicate", "id": "id"},
     files={"train": "quora-train.csv", "dev": "quora-dev.csv", "test": "quora-test-student.csv"},
     hub={

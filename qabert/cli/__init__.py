@@ -15,6 +15,7 @@ COMMANDS = {
     "evaluate": ("qabert.cli.evaluate", "score a model on labelled rows"),
     "predict": ("qabert.cli.predict", "answer sentences and files"),
     "merge": ("qabert.cli.merge", "make a whole model of an encoder and a LoRA run's adapter"),
+    "average": ("qabert.cli.average", "write the mean of several models' weights"),
     "export": ("qabert.cli.export", "write a model as an ONNX file, or torch's .pt2"),
     "explain": ("qabert.cli.explain", "show which words an answer comes from"),
     "push": ("qabert.cli.push", "put a trained model on the hub"),

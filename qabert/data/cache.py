@@ -122,6 +122,8 @@ def _features_key(rows: str, encoder: PromptEncoder) -> str | None:
     }
     settings |= {"inputs": list(tokenizer.model_input_names), "special": list(map(str, tokenizer.all_special_tokens))}
     told = [encoder.input_format, encoder.max_length, dataclasses.asdict(encoder.task) | {"files": None, "hub": None}]
+    if encoder.exchanged:
+        told.append("exchanged")
     return _digest(["features", rows, told, type(tokenizer).__name__, content, settings])
 
 

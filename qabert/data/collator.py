@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 
 if TYPE_CHECKING:
@@ -16,10 +17,10 @@ if TYPE_CHECKING:
 class DataCollator:
     """Stack the inputs of a batch along its first axis: all first segments, then all second ones.
 
-    One encoder call then serves every format; the model folds the segments back.  Returns `labels` `(batch,)` where the
-    features have them, `input_ids`, `attention_mask` and, where the tokenizer makes them, `token_type_ids`, all
-    `(segments × batch, longest)`, and the name of the `task`.  Features that were embedded already have `embedding`
-    `(batch, width)` instead of tokens.
+    One encoder call then serves every format; the model folds the segments back.  Returns `labels` `(batch,)` and a
+    `teacher`'s answers where the features have them, `input_ids`, `attention_mask` and, where the tokenizer makes them,
+    `token_type_ids`, all `(segments × batch, longest)`, and the name of the `task`.  Features that were embedded
+    already have `embedding` `(batch, width)` instead of tokens.
 
     Args:
         tokenizer: Knows how to pad.
@@ -42,6 +43,8 @@ class DataCollator:
         batch: dict[str, Any] = {}
         if features[0].get("labels") is not None:
             batch["labels"] = torch.tensor([feature["labels"] for feature in features])
+        if "teacher" in features[0]:
+            batch["teacher"] = torch.from_numpy(np.stack([feature["teacher"] for feature in features]))
         if "embedding" in features[0]:
             return (
                 batch

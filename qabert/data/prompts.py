@@ -59,12 +59,20 @@ class PromptEncoder:
         tokenizer: A fast tokenizer (character offsets are needed to cut a sentence at a token).
         task: The rows' task.
         max_length: Longest input in tokens.
+        exchanged: Whether a pair's sentences change places.
 
     Raises:
         InputError: Unknown format, slow tokenizer, or a question so long that no sentence fits beside it.
     """
 
-    def __init__(self, input_format: str, tokenizer: PreTrainedTokenizerBase, task: Task, max_length: int) -> None:
+    def __init__(
+        self,
+        input_format: str,
+        tokenizer: PreTrainedTokenizerBase,
+        task: Task,
+        max_length: int,
+        exchanged: bool = False,
+    ) -> None:
         if input_format not in FORMATS:
             raise unknown("format", input_format, FORMATS)
         if not tokenizer.is_fast:
@@ -72,6 +80,7 @@ class PromptEncoder:
                 f"the encoder's tokenizer ({type(tokenizer).__name__}) is a slow one; a fast one is needed"
             )
         self.input_format, self.tokenizer, self.task, self.max_length = input_format, tokenizer, task, max_length
+        self.exchanged = exchanged
         bare = max(len(self._tokenize(texts)["input_ids"]) for texts in self._texts("", "" if task.pair else None))
         room = max_length - bare
         if room < 2 * (1 + task.pair):
@@ -82,6 +91,8 @@ class PromptEncoder:
 
     def __call__(self, rows: Mapping[str, list[Any]]) -> dict[str, list[Any]]:
         """Encode a batch of rows (`text_a`, `text_b`, `label`, `id`)."""
+        if self.exchanged:
+            rows = {**rows, "text_a": rows["text_b"], "text_b": rows["text_a"]}
         inputs: list[list[Texts]] = [self._texts(a, b) for a, b in zip(rows["text_a"], rows["text_b"], strict=True)]
         flat = [texts for row in inputs for texts in row]
         # All first texts and all second texts at once: the tokenizer is fast only in batches.

@@ -32,11 +32,19 @@ class TaskRows:
         strata: A small integer per row by which rows are weighted: the class, or the rounded value of a regression
             (see `strata`).  `(rows,)`, kept as it is too.
         examples: How many rows an epoch draws; None means as many as there are.
+        variants: How often the dataset has these rows, one block after the other, each row in another form (a pair in
+            its other order, say): a drawn row gets one of its forms, evenly.
     """
 
     lengths: np.ndarray
     strata: np.ndarray
     examples: int | None = None
+    variants: int = 1
+
+    @property
+    def held(self) -> int:
+        """Rows of the dataset, all their forms."""
+        return len(self.lengths) * self.variants
 
     @property
     def drawn(self) -> int:
@@ -272,7 +280,7 @@ class TaskBatchSampler(Sampler[list[int]]):
         order = np.concatenate(orders)
         if self.order != "sequential":
             np.random.default_rng([self.seed, self.epoch]).shuffle(order)
-        offsets = np.cumsum([0, *(len(task.lengths) for task in self.tasks.values())]).tolist()
+        offsets = np.cumsum([0, *(task.held for task in self.tasks.values())]).tolist()
         # Only slices are made here, as they are asked for: lists of all batches would take ten times the rows' numbers.
         for step in map(int, order):
             task = bisect_right(ends, step) - 1
@@ -293,6 +301,11 @@ class TaskBatchSampler(Sampler[list[int]]):
             last = _bounds(min(step + POOL, steps) - 1, steps, len(drawn))[1]
             pool = drawn[first:last]
             pool[:] = pool[np.argsort(lengths[pool], kind="stable")]
+        if (variants := self.tasks[name].variants) > 1:
+            forms = torch.randint(variants, (len(drawn),), generator=generator).numpy()
+            drawn = drawn.astype(_row_type(self.tasks[name].held)[0], copy=False) + forms.astype(drawn.dtype) * len(
+                lengths
+            )
         return drawn
 
 

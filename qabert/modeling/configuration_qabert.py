@@ -22,6 +22,8 @@ class QABertConfig(PreTrainedConfig):
         pooling: How a sentence's token states become its embedding: `first` (the first token's, the paper's) or `mean`.
         priors: Share of each label in the rows, by task, where training drew the labels evenly and answers should know
             the difference (see `losses.with_prior`).
+        both_orders: Whether pairs of symmetric tasks were trained in either order, and are answered with the mean of
+            both orders' logits.
     """
 
     model_type = "qabert"
@@ -36,6 +38,7 @@ class QABertConfig(PreTrainedConfig):
     freeze_encoder: bool = False
     pooling: str = "first"
     priors: dict[str, list[float]] | None = None
+    both_orders: bool = False
     initializer_range: float = 0.02
 
     def encoder_config(self) -> PreTrainedConfig:

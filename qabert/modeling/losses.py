@@ -25,12 +25,12 @@ def denormalise(values: torch.Tensor, low: float, high: float) -> torch.Tensor:
 
 
 def classification_loss(logits: torch.Tensor, labels: torch.Tensor, task_range: Sequence[float] | None) -> torch.Tensor:
-    """Cross entropy of logits `(batch, classes)` and class indices `(batch,)`."""
-    return F.cross_entropy(logits, labels.long())
+    """Cross entropy of logits `(batch, classes)` and class indices `(batch,)` or probabilities `(batch, classes)`."""
+    return F.cross_entropy(logits, labels.to(logits.dtype) if labels.ndim == 2 else labels.long())
 
 
 def binary_loss(logits: torch.Tensor, labels: torch.Tensor, task_range: Sequence[float] | None) -> torch.Tensor:
-    """Binary cross entropy of logits `(batch, 1)` and labels 0 or 1 `(batch,)`."""
+    """Binary cross entropy of logits `(batch, 1)` and labels from 0 to 1 `(batch,)`."""
     return F.binary_cross_entropy_with_logits(logits.squeeze(-1), labels.to(logits.dtype))
 
 
@@ -45,6 +45,25 @@ LOSSES: dict[str, Callable[[torch.Tensor, torch.Tensor, Sequence[float] | None],
     "binary": binary_loss,
     "regression": regression_loss,
 }
+
+
+def divergence(logits: torch.Tensor, other: torch.Tensor, problem: str) -> torch.Tensor:
+    """How far two answers to the same rows are apart: a scalar, the mean over the rows, symmetric, 0 where they agree.
+
+    classification, binary: half the sum of both Kullback-Leibler divergences (R-Drop: Liang et al., 2021, equation 2);
+    regression: the squared difference in the normalised range.
+
+    Args:
+        logits: `(batch, outputs)`.
+        other: Likewise.
+        problem: A key of `LOSSES`.
+    """
+    if problem == "regression":
+        return F.mse_loss(logits, other)
+    if problem == "binary":  # the sigmoid of one logit is the softmax of it and 0
+        logits, other = (torch.cat([torch.zeros_like(x), x], dim=-1) for x in (logits, other))
+    p, q = logits.log_softmax(-1), other.log_softmax(-1)
+    return ((p.exp() - q.exp()) * (p - q)).sum(-1).mean() / 2
 
 
 def with_prior(logits: torch.Tensor, problem: str, prior: Sequence[float]) -> torch.Tensor:

@@ -21,6 +21,7 @@ FIXED = {
     "format": "input_format",
     "max_length": "max_length",
     "pooling": "pooling",
+    "both_orders": "both_orders",
     "head_blocks": "head_blocks",
     "head_width": "head_width",
 }

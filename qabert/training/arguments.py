@@ -98,6 +98,9 @@ class RunArguments:
     weighted_sampling: bool = _field(True, "draw rows with weight 1 / count(label)")
     prior_correction: bool = _field(True, "after weighted sampling: answer with the rows' own label shares")
     eval_examples: dict[str, int] = _field(dict, "dev rows scored during training, by task; the end scores all")
+    both_orders: bool = _field(
+        False, "train pairs of tasks that are 'symmetric' in either order, and answer with the mean of both"
+    )
     pooling: str = _field("first", "sentence embedding: the first token's state or the mean of all", choices=POOLINGS)
     head_blocks: int = _field(4, "Linear-LayerNorm-Dropout-ReLU blocks in a head", low=0, high=64)
     head_width: int | None = _field(
@@ -113,6 +116,20 @@ class RunArguments:
     lora_dropout: float | None = _field(None, "dropout of an adapter's input; none if unset", low=0.0, high=0.95)
     lora_targets: str | None = _field(None, "layers with an adapter: query,value or all-linear, as it is if unset")
     head_learning_rate: float | None = _field(None, "learning rate of the heads; learning_rate if unset", low=0.0)
+    layer_decay: float = _field(
+        1.0, "an encoder's layer learns at this times the rate of the layer above it", low=1e-6, high=1.0
+    )
+    ordinal_smoothing: float = _field(
+        0.0, "share of a label that its neighbours get, where a task's labels are 'ordered'", low=0.0, high=0.99
+    )
+    rdrop: float = _field(
+        0.0, "weight of the divergence between two draws of dropout; each row is computed twice", low=0.0
+    )
+    teachers: dict[str, list[str]] = _field(
+        dict, "trained models whose answers to a task's training rows are learnt beside the labels: sst=runs/large"
+    )
+    teacher_weight: float = _field(0.5, "share of a row's target that is its teacher's answer", low=1e-6, high=1.0)
+    loss_weights: dict[str, float] = _field(dict, "factor of a task's loss: sst=2; 1 where not named")
     attn_implementation: str | None = _field(None, "eager, sdpa, …; transformers chooses if unset")
     early_stopping_patience: int | None = _field(None, "stop after so many evaluations without a better score", low=1)
     score_untrained: bool = _field(False, "also score the model before training, for the result table")
@@ -161,6 +178,14 @@ class RunArguments:
             given = item.name.startswith("lora_") and getattr(self, item.name) is not None
             if given and self.lora_rank is None:
                 raise InputError(f"key '{item.name}' is of LoRA: set 'lora_rank' too, or remove it")
+        if self.teachers and self.freeze_encoder:
+            raise InputError(
+                "keys 'teachers' and 'freeze_encoder' exclude each other: heads alone have little to learn"
+            )
+        if self.both_orders and self.freeze_encoder:
+            raise InputError("keys 'both_orders' and 'freeze_encoder' exclude each other: rows are embedded once")
+        if self.teacher_weight != 0.5 and not self.teachers:
+            raise InputError("key 'teacher_weight' is of 'teachers': set them too, or remove it")
         if self.lora_rank is not None and self.freeze_encoder:
             raise InputError("keys 'lora_rank' and 'freeze_encoder' exclude each other: adapters are in the encoder")
         if self.lora_rank is not None and self.triplet_loss != "none":
@@ -181,7 +206,7 @@ class RunArguments:
 
             known = model_tasks(self.model)
         tasks = load_tasks(self.tasks, known=known)
-        for key in ("examples_per_epoch", "eval_examples", "triplet_examples"):
+        for key in ("examples_per_epoch", "eval_examples", "triplet_examples", "loss_weights"):
             for name in getattr(self, key):
                 if name not in tasks:
                     raise unknown("task", name, tasks, f"key '{key}'")
@@ -305,7 +330,7 @@ def _coerce(item: dataclasses.Field[Any], value: Any) -> Any:
     if kind == "Any":
         return value
     if kind.startswith("dict"):
-        return _counts(item.name, value)
+        return _by_task_names(item.name, value) if "list" in kind else by_task_numbers(item.name, value)
     expected = {"str": "text", "int": "a whole number", "float": "a number", "bool": "true or false"}[
         kind.split(" ")[0]
     ]
@@ -334,9 +359,32 @@ def _coerce(item: dataclasses.Field[Any], value: Any) -> Any:
     return result
 
 
-def _counts(name: str, value: Any) -> dict[str, int]:
-    """`{task: rows}`, also from the flag's text `quora=8000,sst=500`."""
-    error = InputError(f"key '{name}' has {value!r}; expected rows by task, such as quora=8000")
+def _by_task_names(name: str, value: Any) -> dict[str, list[str]]:
+    """`{task: [name, …]}`, from a recipe's names or lists of them, or from the flag's text `sst=runs/a,sts=runs/b`."""
+    error = InputError(f"key '{name}' has {value!r}; expected a model, or a list of them, by task: sst=runs/large")
+    if isinstance(value, str):
+        pairs = [part.partition("=") for part in value.split(",") if part.strip()]
+        value = {}
+        for task, _, model in pairs:
+            value.setdefault(task.strip(), []).append(model.strip())
+    if not isinstance(value, Mapping):
+        raise error
+    found = {str(task): [names] if isinstance(names, str) else names for task, names in value.items()}
+    for names in found.values():
+        if not isinstance(names, list) or not names or not all(isinstance(one, str) and one for one in names):
+            raise error
+    return found
+
+
+def by_task_numbers(name: str, value: Any) -> dict[str, Any]:
+    """`{task: number}` of the key `name`, also from the flag's text `quora=8000,sst=500`.
+
+    Raises:
+        InputError: It is none, or a number is out of range.
+    """
+    kind = float if name == "loss_weights" else int
+    what, example = ("rows", "quora=8000") if kind is int else ("a number", "sst=2")
+    error = InputError(f"key '{name}' has {value!r}; expected {what} by task, such as {example}")
     if isinstance(value, str):
         parts = [part.split("=") for part in value.split(",") if part.strip()]
         if not all(len(part) == 2 for part in parts):
@@ -344,16 +392,18 @@ def _counts(name: str, value: Any) -> dict[str, int]:
         value = {key.strip(): number.strip() for key, number in parts}
     if not isinstance(value, Mapping):
         raise error
-    counts = {}
+    numbers: dict[str, Any] = {}
     for task, number in value.items():
         try:
-            counts[str(task)] = int(str(number))
+            numbers[str(task)] = found = kind(str(number))
         except ValueError:
             raise error from None
+        if kind is float and not 0 < found < float("inf"):
+            raise InputError(f"key '{name}', task '{task}': {number}; expected a number over 0")
         least = 0 if name == "examples_per_epoch" else 1  # `load_tasks` says of which tasks 0 may be
-        if not least <= counts[str(task)] < 2**31:
+        if kind is int and not least <= found < 2**31:
             raise InputError(f"key '{name}', task '{task}': {number} rows; expected at least 1, below 2**31")
-    return counts
+    return numbers
 
 
 def build_parser(description: str) -> argparse.ArgumentParser:

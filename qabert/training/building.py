@@ -9,6 +9,7 @@ import numpy as np
 from transformers import EarlyStoppingCallback, TrainerCallback, TrainingArguments, set_seed
 
 from qabert.data.cache import encode
+from qabert.data.orders import BothOrders
 from qabert.data.prompts import PromptEncoder
 from qabert.data.sampling import column
 from qabert.data.sources import TaskData, load_data
@@ -19,6 +20,7 @@ from qabert.tasks import Task
 from qabert.training.adding_tasks import TrainedModel
 from qabert.training.arguments import RunArguments
 from qabert.training.lora import add_adapters
+from qabert.training.objectives import Objective
 from qabert.training.stopping import StopSignals
 from qabert.training.trainer import QABertTrainer
 
@@ -29,16 +31,21 @@ def load_features(args: RunArguments, tasks: Mapping[str, Task], tokenizer: Any)
     Raises:
         InputError: Rows that can't be loaded, or a question that leaves no room for sentences in `max_length`.
     """
-    encoders = {name: PromptEncoder(args.format, tokenizer, task, args.max_length) for name, task in tasks.items()}
-    rows = load_data(tasks, args.data, strict=args.strict, cache=args.cache)
-    features = {
-        name: {
-            split: encode(used, encoders[name], rows[name].keys.get(split), f"{name} {split}")
-            for split, used in rows[name].splits.items()
-        }
-        for name in tasks
+    encoders = {
+        name: [
+            PromptEncoder(args.format, tokenizer, task, args.max_length, order)
+            for order in ((False, True) if args.both_orders and task.symmetric else (False,))
+        ]
+        for name, task in tasks.items()
     }
-    return rows, features
+    rows = load_data(tasks, args.data, strict=args.strict, cache=args.cache)
+
+    def made(name: str, split: str) -> Any:
+        used, key = rows[name].splits[split], rows[name].keys.get(split)
+        found = [encode(used, encoder, key, f"{name} {split}") for encoder in encoders[name]]
+        return BothOrders(*found) if len(found) > 1 else found[0]
+
+    return rows, {name: {split: made(name, split) for split in rows[name].splits} for name in tasks}
 
 
 def build_model(
@@ -71,6 +78,7 @@ def build_model(
                 head_dropout=args.head_dropout,
                 freeze_encoder=args.freeze_encoder,
                 pooling=args.pooling,
+                both_orders=args.both_orders,
                 priors=priors or None,
                 dropout=args.dropout,
                 attn_implementation=args.attn_implementation,
@@ -98,6 +106,7 @@ def build_trainer(
     stop: StopSignals,
     base: TrainedModel | None = None,
     callbacks: Sequence[TrainerCallback] = (),
+    teacher: Mapping[str, np.ndarray] | None = None,
 ) -> QABertTrainer:
     """A model (see `build_model`) and its trainer."""
     set_seed(training_args.seed)
@@ -116,6 +125,15 @@ def build_trainer(
         weighted_sampling=args.weighted_sampling,
         examples_per_epoch=args.examples_per_epoch,
         head_learning_rate=args.head_learning_rate,
+        layer_decay=args.layer_decay,
+        objective=Objective(
+            label_smoothing=training_args.label_smoothing_factor,
+            ordinal_smoothing=args.ordinal_smoothing,
+            rdrop=args.rdrop,
+            teacher_weight=args.teacher_weight,
+            loss_weights=args.loss_weights,
+        ),
+        teacher=teacher,
         row_ids=row_ids,
         stop=stop,
         callbacks=[*([EarlyStoppingCallback(patience)] if patience else []), *callbacks],

@@ -14,10 +14,20 @@ from typing import Any
 GROUPS: dict[str, tuple[str, ...]] = {
     "data and tasks": ("data", "tasks", "strict", "cache"),
     "input and encoder": (
-        *("encoder", "model", "format", "max_length", "pooling", "dropout", "freeze_encoder", "attn_implementation"),
+        *(
+            "encoder",
+            "model",
+            "format",
+            "both_orders",
+            "max_length",
+            "pooling",
+            "dropout",
+            "freeze_encoder",
+            "attn_implementation",
+        ),
         "lora_*",
     ),
-    "heads and loss": ("head_*",),
+    "heads and loss": ("head_*", "layer_decay", "*_smoothing", "rdrop", "loss_weights", "teacher*"),
     "sampling": ("order", "examples_per_epoch", "weighted_sampling", "replay*"),
     "answers and scores": ("prior_correction", "eval_examples", "score_untrained", "early_stopping_patience"),
     "triplet stage": ("triplet_*",),

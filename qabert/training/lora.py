@@ -156,7 +156,17 @@ def merge(adapter: str, output: Path, encoder: str | None = None) -> None:
         raise InputError(f"{where} doesn't name its encoder, which was a folder: give --encoder FOLDER")
     encoder = find_encoder(str(encoder or named))
     tokenizer = load_tokenizer(encoder, config.max_length)
-    kept = ("tasks", "input_format", "max_length", "head_blocks", "head_width", "head_dropout", "pooling", "priors")
+    kept = (
+        "tasks",
+        "input_format",
+        "max_length",
+        "head_blocks",
+        "head_width",
+        "head_dropout",
+        "pooling",
+        "both_orders",
+        "priors",
+    )
     try:
         model = QABertModel.from_encoder(encoder, **{key: getattr(config, key) for key in kept})
     except Exception as error:

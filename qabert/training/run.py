@@ -51,6 +51,7 @@ from qabert.training.output import (
 from qabert.training.results import by_task, circumstances, publish, unlearnt
 from qabert.training.step_trainer import check_world
 from qabert.training.stopping import StopSignals, stop_signals
+from qabert.training.teachers import check_teachers, teach
 from qabert.training.trackers import Trackers, tracker_names
 from qabert.training.triplets import CHECKPOINTS, load_stage, stage_metrics, start_encoder, train_triplets
 
@@ -113,6 +114,7 @@ def _train(
         return done
     if main and args.resume == "auto" and holds_files(output):
         print(goes_on_from(output, checkpoint))
+    check_teachers(args.teachers, tasks)
     start_from = start_encoder(args, encoder, checkpoint)
     base = None if args.model is None else TrainedModel(args.model, tasks, args)
     tokenizer = load_tokenizer(encoder, args.max_length) if base is None else base.tokenizer
@@ -129,12 +131,13 @@ def _train(
             print(DEMO_NOTE)
         print(summary_text(summary), flush=True)
 
+    teacher = teach(args.teachers, rows, training_args)
     row_ids = {name: rows[name].splits["train"]["id"] for name in tasks}
     names = tracker_names(args.trainer.get("report_to"))[0] if main else []
     trackers = Trackers(names, training_args, output, described(args, tasks))
     more = [trackers, *callbacks]
     trainer = build_trainer(
-        args, training_args, tasks, start_from or encoder, tokenizer, features, row_ids, stop, base, more
+        args, training_args, tasks, start_from or encoder, tokenizer, features, row_ids, stop, base, more, teacher
     )
     if main:
         check_room(output, trainer.model, training_args)
@@ -150,7 +153,7 @@ def _train(
         latest = shared(training_args, lambda: resumable(output / CHECKPOINTS) if args.resume == "auto" else None)
         start_from = train_triplets(stage, encoder, tokenizer, latest, stop)
         trainer = build_trainer(
-            args, training_args, tasks, start_from, tokenizer, features, row_ids, stop, callbacks=more
+            args, training_args, tasks, start_from, tokenizer, features, row_ids, stop, callbacks=more, teacher=teacher
         )
     counts = weight_counts(trainer.model)  # type: ignore[arg-type]
     if main and args.lora_rank is not None:

@@ -167,11 +167,11 @@ class StepTrainer(CheckpointedTrainer):
         batches = itertools.islice(iter(self.sampler), first, first + self.args.gradient_accumulation_steps)
         rows = [row for batch in batches for row in batch]
         for name, task in self.sampler.tasks.items():
-            if rows and rows[0] < len(task.lengths):
-                ids = self.row_names(name, rows)
+            if rows and rows[0] < task.held:
+                ids = self.row_names(name, [row % len(task.lengths) for row in rows])
                 shown = ", ".join(ids[:32]) + (f" and {len(ids) - 32} more" if len(ids) > 32 else "")
                 return f"task '{name}', rows {shown}"
-            rows = [row - len(task.lengths) for row in rows]
+            rows = [row - task.held for row in rows]
         return "no rows"
 
     def row_names(self, task: str, rows: Sequence[int]) -> list[str]:

@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from qabert.errors import InputError, unknown
-from qabert.training.arguments import RunArguments, _counts, from_keys, read_recipe
+from qabert.training.arguments import RunArguments, by_task_numbers, from_keys, read_recipe
 from qabert.training.plans import _declaration
 from qabert.yaml_files import read_yaml
 
@@ -164,7 +164,7 @@ class Sweep:
         keys = dict(self.settings)
         for key, value in values.items():
             name, dot, part = key.partition(".")
-            keys[name] = _counts(name, keys.get(name) or {}) | {part: value} if dot else value
+            keys[name] = by_task_numbers(name, keys.get(name) or {}) | {part: value} if dot else value
         return keys
 
     def arguments(self, values: Mapping[str, Any], output: Path) -> RunArguments:

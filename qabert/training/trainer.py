@@ -13,6 +13,7 @@ from transformers import TrainingArguments
 from transformers.trainer_utils import speed_metrics
 
 from qabert.data.collator import DataCollator
+from qabert.data.orders import BothOrders
 from qabert.data.sampling import TaskBatchSampler, TaskRows, column, longest_first, strata
 from qabert.errors import RunError, out_of_memory
 from qabert.evaluation.metrics import multitask_score
@@ -20,7 +21,10 @@ from qabert.evaluation.scores import score_answers
 from qabert.modeling.losses import LOSSES
 from qabert.tasks import Task
 from qabert.training.frozen import FrozenFeatures
+from qabert.training.objectives import Objective
+from qabert.training.optimizer import learning_rates, regroup
 from qabert.training.step_trainer import StepTrainer
+from qabert.training.teachers import Taught
 
 
 class QABertTrainer(StepTrainer):
@@ -30,7 +34,7 @@ class QABertTrainer(StepTrainer):
         `get_train_dataloader`, `get_batch_samples` (of `StepTrainer`): batches of one task, drawn by weight, the same
             task on every process; the rows of a whole step.
         `compute_loss`: a step's loss is the mean over its rows, however it is cut up.
-        `create_optimizer`: a learning rate of the heads' own.
+        `create_optimizer`: learning rates of the heads' and of each layer's own.
         `evaluate`: every task once, one score to choose the best model by, one log line.
         `log`, `num_examples`: losses by task; throughput of what was drawn, not of what there is.
 
@@ -42,7 +46,9 @@ class QABertTrainer(StepTrainer):
         eval_dataset: Likewise, for evaluation.
         processing_class: The tokenizer.
         order, weighted_sampling, examples_per_epoch: See `TaskBatchSampler`.
-        head_learning_rate: Learning rate of the heads; None means `args.learning_rate`.
+        head_learning_rate, layer_decay: See `learning_rates`.
+        objective: What a step minimises.
+        teacher: A teacher's answers to the training rows, by task; see `Taught`.
         row_ids: Ids of the training rows by task, for messages.
 
     Raises:
@@ -64,11 +70,15 @@ class QABertTrainer(StepTrainer):
         weighted_sampling: bool = True,
         examples_per_epoch: Mapping[str, int] | None = None,
         head_learning_rate: float | None = None,
+        layer_decay: float = 1.0,
+        objective: Objective | None = None,
+        teacher: Mapping[str, np.ndarray] | None = None,
         row_ids: Mapping[str, Sequence[str]] | None = None,
         **kwargs: Any,
     ) -> None:
         self.tasks = dict(tasks)
-        self.head_learning_rate = head_learning_rate
+        self.head_learning_rate, self.layer_decay = head_learning_rate, layer_decay
+        self.objective: Objective = objective or Objective()
         self.row_ids = dict(row_ids or {})
         self.logits: dict[str, np.ndarray] = {}
         self._task_losses: dict[str, torch.Tensor] = {}
@@ -76,11 +86,15 @@ class QABertTrainer(StepTrainer):
         for name in {*train, *(eval_dataset or {})}:
             if name not in self.tasks:
                 raise KeyError(f"a dataset is named '{name}', but no such task is declared: {', '.join(self.tasks)}")
+        parts: list[Any] = [of.both if isinstance(of, BothOrders) else of for of in train.values()]
+        for number, name in enumerate(train):
+            if name in (teacher or {}):
+                parts[number] = Taught(parts[number], (teacher or {})[name])
         super().__init__(
             model,
             args,
             data_collator=DataCollator(processing_class, pad_to_multiple_of=8 if args.device.type == "cuda" else None),
-            train_dataset=ConcatDataset(list(train.values())) if train else None,
+            train_dataset=ConcatDataset(parts) if parts else None,
             eval_dataset=dict(eval_dataset) if eval_dataset else None,
             processing_class=processing_class,
             **kwargs,
@@ -91,6 +105,7 @@ class QABertTrainer(StepTrainer):
                     lengths=column(features["length"]),
                     strata=strata(features["labels"], self.tasks[name].range),
                     examples=(examples_per_epoch or {}).get(name),
+                    variants=1 + isinstance(features, BothOrders),
                 )
                 for name, features in train.items()
             }
@@ -104,8 +119,7 @@ class QABertTrainer(StepTrainer):
         num_items_in_batch: torch.Tensor | int | None = None,
     ) -> Any:
         """Mean loss over a step's rows: this batch's part of it, times the processes that DDP will average over."""
-        outputs = model(**inputs)
-        loss = outputs.loss
+        loss, outputs = self.objective(model, inputs, self.tasks[inputs["task"]])
         if num_items_in_batch is not None:
             rows = len(inputs["labels"])
             past = self._task_losses.get(inputs["task"], torch.zeros(2, device=loss.device))
@@ -140,7 +154,7 @@ class QABertTrainer(StepTrainer):
         epochs = sampler.epochs
         if self.args.max_steps > 0:
             epochs = -(-self.args.max_steps // self.steps_per_epoch)
-        drawn = np.zeros(sum(len(task.lengths) for task in sampler.tasks.values()), dtype=bool)
+        drawn = np.zeros(sum(task.held for task in sampler.tasks.values()), dtype=bool)
         for epoch in range(epochs):
             sampler.set_epoch(epoch)
             for batch in sampler:
@@ -162,18 +176,13 @@ class QABertTrainer(StepTrainer):
             return model.embed(**{key: inputs[key] for key in keys if key in inputs}, segments=segments)
 
     def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
-        """The Trainer's optimizer, its parameter groups split into encoder and heads where they learn differently."""
+        """The Trainer's optimizer, its parameter groups split where weights learn at different rates."""
         created = self.optimizer is None
         optimizer = super().create_optimizer(model)
-        if created and self.head_learning_rate is not None:
-            heads = {id(parameter) for parameter in self.accelerator.unwrap_model(self.model).heads.parameters()}
-            groups = list(optimizer.param_groups)
-            optimizer.param_groups.clear()
-            for group in groups:
-                for own, rate in ((False, group["lr"]), (True, self.head_learning_rate)):
-                    chosen = [parameter for parameter in group["params"] if (id(parameter) in heads) == own]
-                    if chosen:
-                        optimizer.add_param_group({**group, "params": chosen, "lr": rate})
+        if created and (self.head_learning_rate is not None or self.layer_decay != 1):
+            plain = self.accelerator.unwrap_model(self.model)
+            rate = self.args.learning_rate
+            regroup(optimizer, plain, learning_rates(plain, rate, self.head_learning_rate, self.layer_decay))
         return optimizer
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
@@ -245,6 +254,9 @@ class QABertTrainer(StepTrainer):
 
     def _predict_task(self, features: Any, ignore_keys: list[str]) -> tuple[np.ndarray, np.ndarray, int]:
         """Logits `(rows, outputs)` and labels `(rows,)` in the features' order, number of batches."""
+        if isinstance(features, BothOrders):
+            parts = [self._predict_task(part, ignore_keys) for part in (features.features, features.exchanged)]
+            return (parts[0][0] + parts[1][0]) / 2, parts[0][1], parts[0][2] + parts[1][2]
         order = longest_first(features["length"])
         if isinstance(features, FrozenFeatures):
             self._fill(features)

@@ -1,0 +1,121 @@
+"""Teachers: their answers reach the rows they belong to, and what can't teach is named before anything long begins."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from qabert.data.sources import load_data
+from qabert.errors import InputError
+from qabert.inference import Predictor
+from qabert.tasks import PAPER_TASKS, Task
+from qabert.training import run as run_module
+from qabert.training.arguments import RunArguments, parse
+from qabert.training.run import train
+from qabert.training.teachers import check_teachers, teach
+
+WORDS = """
+    --format joint --max_length 32 --head_blocks 1 --use_cpu true --disable_tqdm true --num_train_epochs 1
+    --learning_rate 5e-3 --per_device_train_batch_size 8 --save_strategy no --load_best_model_at_end false
+    --examples_per_epoch sst=16,sts=16,quora=16 --eval_examples sst=8,sts=8,quora=8
+"""
+
+
+@pytest.fixture(scope="module")
+def models(save_checkpoint, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("teachers")
+    return [save_checkpoint(folder / name, input_format=form) for name, form in (("a", "qa"), ("b", "joint"))]
+
+
+def words(course_folder, encoder_path, output, *more):
+    return [*WORDS.split(), "--data", str(course_folder), "--encoder", encoder_path, "--output_dir", str(output), *more]
+
+
+def test_several_teachers_answer_with_their_mean(models, course_folder):
+    tasks = {name: PAPER_TASKS[name] for name in ("sst", "sts")}
+    rows = load_data(tasks, str(course_folder))
+    args = RunArguments(trainer={"use_cpu": True, "disable_tqdm": True}).training_arguments()
+    found = teach({"sst": models, "sts": models[:1]}, rows, args)
+    given = rows["sst"].splits["train"]
+    pairs = list(zip(given["text_a"], given["text_b"], strict=True))
+    each = [np.concatenate(list(Predictor.from_pretrained(m, "cpu").answers("sst", pairs))) for m in models]
+    np.testing.assert_allclose(found["sst"], np.mean(each, axis=0), atol=1e-6)
+    assert found["sst"].sum(-1) == pytest.approx(np.ones(len(pairs)), abs=1e-5)
+    assert found["sts"].shape == (len(rows["sts"].splits["train"]),)
+
+
+@pytest.mark.parametrize("both", ["true", "false"])
+def test_every_drawn_row_has_its_own_teachers_answer(models, course_folder, encoder_path, tmp_path, monkeypatch, both):
+    seen, kept = [], {}
+    real = run_module.build_trainer
+
+    def spied(*args, **kwargs):
+        trainer = kept["trainer"] = real(*args, **kwargs)
+        collate = trainer.data_collator
+
+        def remember(features):
+            seen.extend((f["task"], f["length"], tuple(f["input_ids"][0]), f.get("teacher")) for f in features)
+            return collate(features)
+
+        trainer.data_collator = remember
+        return trainer
+
+    monkeypatch.setattr(run_module, "build_trainer", spied)
+    teachers = ["--teachers", f"sst={models[0]},sts={models[1]},sts={models[0]}", "--both_orders", both]
+    train(parse([*words(course_folder, encoder_path, tmp_path / "run"), *teachers]))
+    rows = load_data(PAPER_TASKS, str(course_folder))
+    args = kept["trainer"].args
+    answers = teach({"sst": models[:1], "sts": models}, rows, args)
+    tokenizer = kept["trainer"].processing_class
+    for name in ("sst", "sts"):
+        used = rows[name].splits["train"]
+        expected = {}
+        for number, (a, b) in enumerate(zip(used["text_a"], used["text_b"], strict=True)):
+            for texts in {(a, b), (b, a) if b else (a, b)}:
+                ids = tokenizer(*texts)["input_ids"]
+                if len(ids) <= 32:
+                    expected[tuple(ids)] = answers[name][number]
+        found = [
+            (ids, answer) for task, _, ids, answer in seen if task == name and ids in expected and answer is not None
+        ]
+        assert len(found) >= 8
+        for ids, answer in found:
+            np.testing.assert_allclose(answer, expected[ids], atol=1e-6)
+    assert all(answer is None for task, *_, answer in seen if task == "quora")
+
+
+def test_a_student_follows_its_teacher(save_checkpoint, course_folder, encoder_path, tmp_path):
+    """With all weight on a teacher whose answers are not the labels, its answers are what is learnt."""
+    teacher = save_checkpoint(tmp_path / "teacher", input_format="joint", max_length=32)
+    more = ["--tasks", "sts", "--learning_rate", "1e-2", "--num_train_epochs", "6", "--weighted_sampling", "false"]
+    base = [w for w in words(course_folder, encoder_path, "", *more)]
+    base[base.index("--examples_per_epoch") + 1] = "sts=48"
+    base[base.index("--eval_examples") + 1] = "sts=8"
+    rows = load_data({"sts": PAPER_TASKS["sts"]}, str(course_folder))["sts"].splits["train"]
+    pairs = list(zip(rows["text_a"], rows["text_b"], strict=True))
+    wanted = np.concatenate(list(Predictor.from_pretrained(teacher, "cpu").answers("sts", pairs)))
+    apart = {}
+    for name, keys in (("alone", []), ("taught", ["--teachers", f"sts={teacher}", "--teacher_weight", "1"])):
+        base[base.index("--output_dir") + 1] = str(tmp_path / name)
+        train(parse([*base, *keys]))
+        found = np.concatenate(list(Predictor.from_pretrained(str(tmp_path / name), "cpu").answers("sts", pairs)))
+        apart[name] = np.abs(found - wanted).mean()
+    assert apart["taught"] < apart["alone"]
+
+
+def test_what_can_not_teach_is_named(save_checkpoint, tmp_path):
+    other = Task(name="sst", problem="classification", question="?", labels=("low", "high"))
+    model = save_checkpoint(tmp_path / "m", tasks=[other])
+    for teachers, message in (
+        ({"sts": [model]}, r"key 'teachers', model '.*'.*'sts'.*sst"),
+        ({"sst": [model]}, r"its task 'sst' has labels \('low', 'high'\), the run's has"),
+        ({"stt": [model]}, r"key 'teachers'.*'stt'.*did you mean"),
+        ({"sst": [str(tmp_path / "none")]}, "model '.*none'"),
+    ):
+        with pytest.raises(InputError, match=message):
+            check_teachers(teachers, PAPER_TASKS)
+    with pytest.raises(InputError, match="'teachers' and 'freeze_encoder'"):
+        RunArguments(teachers={"sst": model}, freeze_encoder=True)
+    for value in ("sst", {"sst": []}, {"sst": 3}, ["a"]):
+        with pytest.raises(InputError, match=r"key 'teachers' has .*; expected a model"):
+            RunArguments(teachers=value)
