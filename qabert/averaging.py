@@ -17,7 +17,7 @@ from qabert.files import check_place
 from qabert.inference import Predictor
 
 #: What of a configuration may differ between models that are averaged.
-FREE = ("priors", "head_dropout", "freeze_encoder", "transformers_version", "_name_or_path", "dtype")
+FREE = ("priors", "temperatures", "head_dropout", "freeze_encoder", "transformers_version", "_name_or_path", "dtype")
 
 
 @torch.no_grad()
@@ -51,6 +51,7 @@ def average(models: Sequence[str], output: Path) -> None:
                 sums[weight] += value
     for weight, total in sums.items():
         weights[weight].copy_(total / len(models))
+    first.model.config.temperatures = None  # of the model as it was
     with whole_folder(output) as part:
         first.model.save_pretrained(part)
         first.tokenizer.save_pretrained(part)

@@ -314,6 +314,15 @@ def read_config(path: str) -> QABertConfig:
             prior = (config.priors or {}).get(task.name)
             if prior is not None and (len(prior) != len(task.labels) or not all(0 < share < 1 for share in prior)):
                 raise ValueError(f"priors of task '{task.name}': expected a share for each of its labels, got {prior}")
+            temperature = (config.temperatures or {}).get(task.name, 1)
+            if (
+                isinstance(temperature, bool)
+                or not 0 < temperature < float("inf")
+                or (temperature != 1 and not task.labels)
+            ):
+                raise ValueError(
+                    f"temperatures of task '{task.name}': {temperature!r}; expected a number over 0, of labels"
+                )
         config.encoder_config()
         if config.input_format not in FORMATS:
             raise unknown("format", config.input_format, FORMATS, f"model '{path}', config.json, input_format")

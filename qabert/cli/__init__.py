@@ -16,6 +16,7 @@ COMMANDS = {
     "predict": ("qabert.cli.predict", "answer sentences and files"),
     "merge": ("qabert.cli.merge", "make a whole model of an encoder and a LoRA run's adapter"),
     "average": ("qabert.cli.average", "write the mean of several models' weights"),
+    "calibrate": ("qabert.cli.calibrate", "make a model's probabilities as sure as it is right"),
     "export": ("qabert.cli.export", "write a model as an ONNX file, or torch's .pt2"),
     "explain": ("qabert.cli.explain", "show which words an answer comes from"),
     "push": ("qabert.cli.push", "put a trained model on the hub"),

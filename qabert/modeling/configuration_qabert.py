@@ -22,6 +22,7 @@ class QABertConfig(PreTrainedConfig):
         pooling: How a sentence's token states become its embedding: `first` (the first token's, the paper's) or `mean`.
         priors: Share of each label in the rows, by task, where training drew the labels evenly and answers should know
             the difference (see `losses.with_prior`).
+        temperatures: What a task's logits are divided by before they become probabilities, by task; 1 where not named.
         both_orders: Whether pairs of symmetric tasks were trained in either order, and are answered with the mean of
             both orders' logits.
     """
@@ -38,6 +39,7 @@ class QABertConfig(PreTrainedConfig):
     freeze_encoder: bool = False
     pooling: str = "first"
     priors: dict[str, list[float]] | None = None
+    temperatures: dict[str, float] | None = None
     both_orders: bool = False
     initializer_range: float = 0.02
 

@@ -194,6 +194,8 @@ class QABertModel(PreTrainedModel):
         declared = self.config.task(task)
         if (prior := (self.config.priors or {}).get(task)) is not None:
             logits = with_prior(logits, declared["problem"], prior)
+        if (temperature := (self.config.temperatures or {}).get(task)) is not None:
+            logits = logits / temperature
         return activate(logits, declared["problem"], declared.get("range"))
 
 

@@ -131,6 +131,8 @@ class TrainedModel:
         config.tasks = [task.to_dict() for task in (*own, *new)]
         kept = {name: prior for name, prior in (config.priors or {}).items() if name not in trained}
         config.priors = kept | dict(priors) or None
+        if not args.freeze_encoder:  # what was fitted to the encoder as it was
+            config.temperatures = None
         config.freeze_encoder, config.head_dropout = args.freeze_encoder, args.head_dropout
         if args.dropout is not None:
             encoder_config = config.encoder_config()

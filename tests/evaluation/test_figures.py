@@ -20,7 +20,8 @@ from qabert.cli import evaluate_main
 from qabert.data.summary import label_shares
 from qabert.errors import InputError
 from qabert.evaluation import figures
-from qabert.evaluation.figures.comparison import calibration_bins, calibration_error, only_right
+from qabert.evaluation.calibration import calibration_bins, calibration_error
+from qabert.evaluation.figures.comparison import only_right
 from qabert.evaluation.figures.style import COLOURS, cells, lay_out, series, short_names, shorten
 from qabert.tasks import PAPER_TASKS, QUORA, SST, STS, Task
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from qabert.evaluation.calibration import BINS, calibration_bins, calibration_error
 from qabert.evaluation.figures.style import (
     HATCHES,
     cells,
@@ -26,50 +27,7 @@ from qabert.tasks import Task
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-BINS = 10  # of a reliability diagram
 FEW = 10  # rows under which a bin's share says little
-
-
-def calibration_bins(
-    task: Task, labels: ArrayLike, answers: ArrayLike, bins: int = BINS
-) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.int64]]:
-    """Rows by how sure the model is, in bins of equal width from 0 to 1.
-
-    What is counted is the probability of the second label for a binary task, against how often it is the true one, and
-    the probability of the likeliest class for a classification, against how often that is right (Guo et al., 2017).
-
-    Args:
-        task: A classification or binary task.
-        labels: True class indices, shape `(rows,)`.
-        answers: Probabilities, `(rows, classes)` or, binary, `(rows,)`.
-        bins: How many.
-
-    Returns:
-        Mean probability, share of the rows where it came true, and number of rows, each `(bins,)`; NaN in the first two
-        where a bin has no row.  The expected calibration error is their mean distance, weighted by rows
-        (`calibration_error`).
-    """
-    check_classes(task)
-    probabilities = np.asarray(answers, dtype=np.float64)
-    shape = (np.size(labels), len(task.labels))[: 2 if task.problem == "classification" else 1]
-    if probabilities.shape != shape:
-        raise ValueError(f"task '{task.name}': answers have shape {probabilities.shape}; expected {shape}")
-    if not ((probabilities >= 0) & (probabilities <= 1 + 1e-6)).all():
-        raise ValueError(f"task '{task.name}': answers are no probabilities")
-    sure = probabilities if probabilities.ndim == 1 else probabilities.max(axis=1)
-    chosen = np.ones(len(sure)) if probabilities.ndim == 1 else probabilities.argmax(axis=1)
-    chosen, true = task_columns(task, chosen, np.asarray(labels))
-    which = np.minimum((sure * bins).astype(np.int64), bins - 1)
-    counts = np.bincount(which, minlength=bins)
-    with np.errstate(invalid="ignore"):  # 0 / 0 is the NaN of an empty bin
-        mean = np.bincount(which, sure, bins) / counts
-        came_true = np.bincount(which, true == chosen, bins) / counts
-    return mean, came_true, counts
-
-
-def calibration_error(mean: NDArray[np.float64], came_true: NDArray[np.float64], counts: NDArray[np.int64]) -> float:
-    """Expected calibration error of `calibration_bins`: 0 where 70 % sure is right in 70 % of the rows."""
-    return float(np.nansum(np.abs(mean - came_true) * counts) / counts.sum())
 
 
 @styled
@@ -207,12 +165,6 @@ def model_columns(
     columns = [task_columns(task, np.asarray(values), np.asarray(labels)) for values in predictions.values()]
     names = short_names(list(predictions))
     return columns[0][1], {name: predicted for name, (predicted, _) in zip(names, columns, strict=True)}
-
-
-def check_classes(task: Task) -> None:
-    """Raise a `ValueError` for a regression."""
-    if task.problem == "regression":
-        raise ValueError(f"task '{task.name}' is a regression; expected one with labels")
 
 
 def check_models(task: Task, models: Mapping[str, ArrayLike]) -> None:

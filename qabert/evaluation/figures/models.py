@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from qabert.evaluation.figures.comparison import calibration_figure, check_classes, model_columns
+from qabert.evaluation.calibration import check_classes
+from qabert.evaluation.figures.comparison import calibration_figure, model_columns
 from qabert.evaluation.figures.runs import history_figure
 from qabert.evaluation.figures.style import (
     cells,

@@ -1,0 +1,68 @@
+"""`qabert calibrate MODEL OUT --data FOLDER`."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+from qabert.cli.common import model_parser, model_tasks, report_dropped, section
+from qabert.errors import InputError
+from qabert.files import check_place
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command's flags."""
+    parser = model_parser(
+        "Fit a temperature to each task's probabilities, so that 70 % sure is right 7 times in 10; decisions stay.",
+        sections=("input",),
+    )
+    parser.add_argument("output", help="folder for the calibrated model")
+    given = section(parser, "input")
+    given.add_argument("--data", help="folder of data files, 'hub' or 'demo'")
+    given.add_argument("--split", default="dev", choices=["train", "dev", "test"], help="which labelled rows [dev]")
+    given.add_argument("--tasks", help="some of the model's tasks, or a YAML file that says where their files are")
+    return parser
+
+
+def run(argv: Sequence[str]) -> None:
+    """Calibrate a model."""
+    args = parser().parse_args(argv)
+    from qabert.inference import Predictor, read_config
+
+    config, output = read_config(args.model), Path(args.output)
+    tasks = {k: v for k, v in model_tasks(config, args.model, args.tasks).items() if v.problem != "regression"}
+    if not tasks:
+        raise InputError(f"model '{args.model}': a regression has no probabilities, and there is no other task")
+    check_place(output, folder=True)
+    if output.is_dir() and any(output.iterdir()):
+        raise InputError(f"{output} holds files already; choose another folder")
+    from qabert.data.sources import load_task
+
+    data = {
+        name: load_task(task, args.data, (args.split,), labelled=(args.split,), cache=True)
+        for name, task in tasks.items()
+    }
+    for name in tasks:
+        if args.split not in data[name].splits:
+            raise InputError(f"task '{name}', key 'files': no file is declared for the split '{args.split}'")
+        if (rows := len(data[name].splits[args.split])) < 10:
+            raise InputError(f"task '{name}': {rows} rows with a label; expected 10 at least")
+    from qabert.checkpoints import whole_folder
+    from qabert.evaluation.calibration import calibration_table, measure, write_temperatures
+    from qabert.evaluation.scores import answer_rows
+
+    predictor = Predictor.from_pretrained(args.model, args.device)
+    model = predictor.model
+    model.config.temperatures = None  # one that it has would be divided by twice
+    measures = {}
+    for name, task in tasks.items():
+        rows = data[name].splits[args.split]
+        report_dropped(name, data[name].dropped[args.split])
+        measures[name] = measure(task, rows["label"], answer_rows(predictor, name, rows, args.batch_size))
+    with whole_folder(output) as part:
+        model.save_pretrained(part)
+        predictor.tokenizer.save_pretrained(part)
+        write_temperatures(part, measures)
+    print(calibration_table(measures))
+    print(f"the calibrated model is in {output}; 'after' was measured on rows that the temperature wasn't fitted to")
