@@ -167,14 +167,30 @@ class Classes:
         return drawn
 
 
-def _shuffled(rows: int, count: int, generator: torch.Generator) -> np.ndarray:
-    """Each row once, in random order; of fewer, a random part; of more, whole permutations and then a part of one."""
+def _shuffled(rows: int, count: int, first: int, seeds: Sequence[int]) -> np.ndarray:
+    """A stretch of an endless row of permutations: no row is drawn again before all have been.
+
+    Args:
+        rows: How many there are.
+        count: How many to draw.
+        first: How many were drawn before.
+        seeds: With a permutation's number, all that it depends on.
+    """
     number, torch_number = _row_type(rows)
     drawn: np.ndarray = np.empty(count, dtype=number)
-    for first in range(0, count, rows):
-        part = drawn[first : first + rows]
-        part[:] = torch.randperm(rows, generator=generator, dtype=torch_number).numpy()[: len(part)]
+    filled = 0
+    while filled < count:
+        which, start = divmod(first + filled, rows)
+        order = torch.randperm(rows, generator=_generator([*seeds, which]), dtype=torch_number).numpy()
+        part = order[start : start + count - filled]
+        drawn[filled : filled + len(part)] = part
+        filled += len(part)
     return drawn
+
+
+def _generator(seeds: Sequence[int]) -> torch.Generator:
+    state = np.random.SeedSequence(list(seeds)).generate_state(1, np.uint64)
+    return torch.Generator().manual_seed(int(state[0]) >> 1)
 
 
 @dataclass
@@ -192,7 +208,8 @@ class TaskBatchSampler(Sampler[list[int]]):
         batch_size: Rows per batch on one process.
         order: `sequential` (task after task, the paper's), `interleaved` (steps of all tasks shuffled) or `annealed`
             (shuffled; each task's share of the rows goes from its size to equal shares over the `epochs`).
-        weighted: Draw with weight 1 / count(label), with replacement (see `Classes.draw`); else each row once.
+        weighted: Draw with weight 1 / count(label), with replacement (see `Classes.draw`); else no row is drawn again
+            before all have been, over the epochs too.
         seed: With the epoch, all that the order depends on.
         epochs: Epochs of the whole run, for `annealed`.
         world_size: Number of processes.
@@ -241,10 +258,13 @@ class TaskBatchSampler(Sampler[list[int]]):
 
     def counts(self) -> dict[str, int]:
         """Rows drawn from each task in this epoch."""
+        return self._counts(self.epoch)
+
+    def _counts(self, epoch: int) -> dict[str, int]:
         if self.order != "annealed":
             return {name: task.drawn for name, task in self.tasks.items()}
         # Stickland & Murray (2019), section 4: probability ∝ rows^alpha, alpha from 1 to 0.2 over the run.
-        progress = min(self.epoch / max(self.epochs - 1, 1), 1.0)
+        progress = min(epoch / max(self.epochs - 1, 1), 1.0)
         shares = np.array([task.drawn for task in self.tasks.values()], dtype=np.float64) ** (1 - 0.8 * progress)
         steps = self._steps(self.examples_per_epoch)
         # Largest remainders, in whole steps: every epoch has the same number of them, which schedules rely on.
@@ -270,12 +290,12 @@ class TaskBatchSampler(Sampler[list[int]]):
     def __iter__(self) -> Iterator[list[int]]:
         """This process's batches of the current epoch, as lists of row indices."""
         drawn, orders, ends = [], [], [0]
+        before = self._drawn_before()
         for number, (name, rows) in enumerate(self.counts().items()):
-            seeds = np.random.SeedSequence([self.seed, self.epoch, number]).generate_state(1, np.uint64)
-            generator = torch.Generator().manual_seed(int(seeds[0]) >> 1)
-            drawn.append(self._draw(name, rows, generator))
+            generator = _generator([self.seed, self.epoch, number])
+            drawn.append(self._draw(name, rows, generator, before[name], [self.seed, number]))
             steps = self._steps(rows)
-            orders.append(_shuffled(steps, steps, generator) + ends[-1])
+            orders.append(torch.randperm(steps, generator=generator).numpy() + ends[-1])
             ends.append(ends[-1] + steps)
         order = np.concatenate(orders)
         if self.order != "sequential":
@@ -289,10 +309,20 @@ class TaskBatchSampler(Sampler[list[int]]):
                 rows_of_task = drawn[task][first + piece : last : self.pieces]
                 yield (rows_of_task.astype(np.int64) + offsets[task]).tolist()
 
-    def _draw(self, name: str, rows: int, generator: torch.Generator) -> np.ndarray:
+    def _drawn_before(self) -> dict[str, int]:
+        """Rows that earlier epochs drew from each task."""
+        if self.order != "annealed":
+            return {name: task.drawn * self.epoch for name, task in self.tasks.items()}
+        earlier = [self._counts(epoch) for epoch in range(self.epoch)]
+        return {name: sum(counts[name] for counts in earlier) for name in self.tasks}
+
+    def _draw(self, name: str, rows: int, generator: torch.Generator, before: int, seeds: Sequence[int]) -> np.ndarray:
         """Row numbers of one task, drawn, and sorted by length within pools of steps."""
         lengths = self.tasks[name].lengths
-        drawn = self._classes[name].draw(rows, generator) if self.weighted else _shuffled(len(lengths), rows, generator)
+        if self.weighted:
+            drawn = self._classes[name].draw(rows, generator)
+        else:
+            drawn = _shuffled(len(lengths), rows, before, [*seeds, 1])
         if rows < self.pieces:  # fewer rows than processes: some are seen twice
             drawn = np.resize(drawn, self.pieces)
         steps = self._steps(rows)
