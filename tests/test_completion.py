@@ -12,7 +12,7 @@ from collections import Counter
 import pytest
 
 from qabert.cli import COMMANDS, run
-from qabert.training import arguments
+from qabert.training import arguments, recipes
 from qabert.training.key_groups import GROUPS, OTHER, group_of
 
 
@@ -106,7 +106,7 @@ def test_other_shells_get_a_script(shell, capsys):
 
 
 def test_each_of_our_keys_is_in_one_group():
-    names = [item.name for item in arguments._own_fields()]
+    names = [item.name for item in arguments.own_fields()]
     assert [name for name in names if group_of(name) == OTHER] == [], "add them to GROUPS in training/key_groups.py"
     own = Counter(name for patterns in GROUPS.values() for name in patterns)
     assert set(own.values()) == {1}
@@ -143,4 +143,4 @@ def test_the_trainers_keys_with_defaults_and_ours_marked(capsys):
     assert not shown & arguments.keys_left_out()
     assert set(arguments.TRAINER_DEFAULTS) <= shown
     taken = {line.split()[0][2:]: line.split("[")[1].split("]")[0] for line in lines if line.startswith("  --")}
-    arguments.from_keys({key: taken[key] for key in ("seed", "optim", "logging_steps", "lr_scheduler_type")})
+    recipes.from_keys({key: taken[key] for key in ("seed", "optim", "logging_steps", "lr_scheduler_type")})

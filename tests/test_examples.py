@@ -13,7 +13,7 @@ import pytest
 
 from qabert.data.sources import load_data
 from qabert.tasks import load_tasks
-from qabert.training.arguments import parse
+from qabert.training.recipes import parse
 from qabert.training.run import train
 
 FOLDER = Path(__file__).parents[1] / "scripts" / "examples" / "own_tasks"

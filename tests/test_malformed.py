@@ -19,7 +19,7 @@ from qabert.errors import InputError
 from qabert.inference import Predictor, read_config
 from qabert.modeling import QABertModel
 from qabert.tasks import SST, load_tasks
-from qabert.training.arguments import parse
+from qabert.training.recipes import parse
 
 CASES: dict[str, tuple[Callable, tuple[str, ...]]] = {}
 

@@ -35,8 +35,8 @@ def run(argv: Sequence[str]) -> None:
     args, rest = parser().parse_known_args(words)
     if plan_file is None:
         raise InputError("give a plan first, such as scripts/reproductions/paper.yaml; then flags")
-    from qabert.training.arguments import flag_pairs
     from qabert.training.plans import read_plan
+    from qabert.training.recipes import flag_pairs
     from qabert.training.reproduce import reproduce
 
     check_place(Path(args.output_dir), folder=True)

@@ -38,7 +38,7 @@ def run(argv: Sequence[str]) -> None:
     args, rest = parser().parse_known_args(words)
     if file is None:
         raise InputError("give a sweep first, such as scripts/sweeps/tpe.yaml; then flags")
-    from qabert.training.arguments import flag_pairs
+    from qabert.training.recipes import flag_pairs
     from qabert.training.sweeps import read_sweep
 
     output, keep_models = Path(args.output_dir), args.keep_models == "true"

@@ -7,7 +7,7 @@ from os import PathLike
 from pathlib import Path
 from typing import Any
 
-from qabert.training.arguments import from_keys, read_recipe
+from qabert.training.recipes import from_keys, read_recipe
 
 
 def train(recipe: Mapping[str, Any] | str | PathLike[str] | None = None, **keys: Any) -> dict[str, Any]:

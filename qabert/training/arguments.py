@@ -6,22 +6,16 @@ from the Trainer's are listed in `TRAINER_DEFAULTS`.  Importing this module cost
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
 import json
-import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
-
-import yaml
 
 from qabert.errors import InputError, suggest, unknown
 from qabert.processes import launched_processes
 from qabert.tasks import Task, load_tasks
-from qabert.training.key_groups import GROUPS, OTHER, ShowTrainerKeys, group_of, shown
-from qabert.yaml_files import read_yaml
+from qabert.training.key_values import coerce
 
 if TYPE_CHECKING:
     from transformers import TrainingArguments
@@ -150,8 +144,8 @@ class RunArguments:
     given: frozenset[str] = _field(frozenset, "the keys that were said, their defaults included", internal=True)
 
     def __post_init__(self) -> None:
-        for item in _own_fields():
-            setattr(self, item.name, _coerce(item, getattr(self, item.name)))
+        for item in own_fields():
+            setattr(self, item.name, coerce(item, getattr(self, item.name)))
         for key in ("data", "encoder", "model", "output_dir"):
             if getattr(self, key) == "":
                 raise InputError(f"key '{key}' is empty")
@@ -159,7 +153,7 @@ class RunArguments:
             self._check_model()
         elif 0 in self.examples_per_epoch.values():
             raise InputError(f"key 'examples_per_epoch': {_NO_ROWS}")
-        for item in _own_fields():
+        for item in own_fields():
             given = item.name.startswith("triplet_") and getattr(self, item.name) not in (item.default, {})
             if given and self.triplet_loss == "none":
                 raise InputError(f"key '{item.name}' is of the triplet stage: set 'triplet_loss' too, or remove it")
@@ -174,7 +168,7 @@ class RunArguments:
             if self.hub_strategy == "every_save" and str(self.trainer.get("save_strategy", "epoch")) in ("no", "False"):
                 raise InputError("key 'hub_strategy': with 'save_strategy: no' there is nothing to push before the end")
 
-        for item in _own_fields():
+        for item in own_fields():
             given = item.name.startswith("lora_") and getattr(self, item.name) is not None
             if given and self.lora_rank is None:
                 raise InputError(f"key '{item.name}' is of LoRA: set 'lora_rank' too, or remove it")
@@ -242,7 +236,7 @@ class RunArguments:
             if key in FIXED or key in _REFUSED:
                 raise InputError(f"key '{key}' is set by this package; remove it")
             if key not in names:
-                known = names - set(FIXED) - _REFUSED | {item.name for item in _own_fields()}
+                known = names - set(FIXED) - _REFUSED | {item.name for item in own_fields()}
                 raise InputError(f"unknown key '{key}'{suggest(key, known)}; --help lists the keys")
         if self.trainer.get("ddp_backend") and launched_processes() == 1:
             raise InputError("key 'ddp_backend' is for several processes: start them with torchrun --nproc-per-node N")
@@ -282,7 +276,7 @@ class RunArguments:
 
     def to_dict(self) -> dict[str, Any]:
         """All keys with their values, flat, as a recipe would have them."""
-        own = {item.name: getattr(self, item.name) for item in _own_fields()}
+        own = {item.name: getattr(self, item.name) for item in own_fields()}
         return own | TRAINER_DEFAULTS | self.trainer
 
 
@@ -315,185 +309,9 @@ def _check_optimizer(args: TrainingArguments, given: Mapping[str, Any]) -> None:
 
 def keys_left_out() -> set[str]:
     """Keys of `TrainingArguments` that no recipe may have, or that are ours."""
-    return set(FIXED) | _REFUSED | {item.name for item in _own_fields()}
+    return set(FIXED) | _REFUSED | {item.name for item in own_fields()}
 
 
-def _own_fields() -> list[dataclasses.Field[Any]]:
+def own_fields() -> list[dataclasses.Field[Any]]:
+    """The keys that are ours, as fields."""
     return [item for item in dataclasses.fields(RunArguments) if not item.metadata.get("internal")]
-
-
-def _coerce(item: dataclasses.Field[Any], value: Any) -> Any:
-    """A value from YAML or a flag as the field's type; YAML reads `5e-5` and flags read everything as text."""
-    kind = str(item.type)
-    if value is None and ("None" in kind or kind == "Any"):
-        return None
-    if kind == "Any":
-        return value
-    if kind.startswith("dict"):
-        return _by_task_names(item.name, value) if "list" in kind else by_task_numbers(item.name, value)
-    expected = {"str": "text", "int": "a whole number", "float": "a number", "bool": "true or false"}[
-        kind.split(" ")[0]
-    ]
-    error = InputError(f"key '{item.name}' has {value!r}; expected {expected}")
-    if kind.startswith("bool"):
-        text = str(value).lower()
-        if text not in ("true", "false"):
-            raise error
-        return text == "true"
-    if isinstance(value, bool | list | dict) or value is None:
-        raise error
-    try:
-        result = {"str": str, "int": int, "float": float}[kind.split(" ")[0]](value)
-    except (ValueError, OverflowError):
-        raise error from None
-    if kind.startswith("int") and isinstance(value, float) and value != result:
-        raise error
-    choices, low, high = (item.metadata.get(key) for key in ("choices", "low", "high"))
-    if choices and result not in choices:
-        raise unknown("value", result, choices, f"key '{item.name}'")
-    if (low is not None and not result >= low) or (high is not None and not result <= high):
-        span = f"at least {low}" if high is None else f"from {low} to {high}"
-        raise InputError(f"key '{item.name}' has {value!r}; expected {expected} {span}")
-    if isinstance(result, float) and result in (float("inf"), float("-inf")):
-        raise error
-    return result
-
-
-def _by_task_names(name: str, value: Any) -> dict[str, list[str]]:
-    """`{task: [name, …]}`, from a recipe's names or lists of them, or from the flag's text `sst=runs/a,sts=runs/b`."""
-    error = InputError(f"key '{name}' has {value!r}; expected a model, or a list of them, by task: sst=runs/large")
-    if isinstance(value, str):
-        pairs = [part.partition("=") for part in value.split(",") if part.strip()]
-        value = {}
-        for task, _, model in pairs:
-            value.setdefault(task.strip(), []).append(model.strip())
-    if not isinstance(value, Mapping):
-        raise error
-    found = {str(task): [names] if isinstance(names, str) else names for task, names in value.items()}
-    for names in found.values():
-        if not isinstance(names, list) or not names or not all(isinstance(one, str) and one for one in names):
-            raise error
-    return found
-
-
-def by_task_numbers(name: str, value: Any) -> dict[str, Any]:
-    """`{task: number}` of the key `name`, also from the flag's text `quora=8000,sst=500`.
-
-    Raises:
-        InputError: It is none, or a number is out of range.
-    """
-    kind = float if name == "loss_weights" else int
-    what, example = ("rows", "quora=8000") if kind is int else ("a number", "sst=2")
-    error = InputError(f"key '{name}' has {value!r}; expected {what} by task, such as {example}")
-    if isinstance(value, str):
-        parts = [part.split("=") for part in value.split(",") if part.strip()]
-        if not all(len(part) == 2 for part in parts):
-            raise error
-        value = {key.strip(): number.strip() for key, number in parts}
-    if not isinstance(value, Mapping):
-        raise error
-    numbers: dict[str, Any] = {}
-    for task, number in value.items():
-        try:
-            numbers[str(task)] = found = kind(str(number))
-        except ValueError:
-            raise error from None
-        if kind is float and not 0 < found < float("inf"):
-            raise InputError(f"key '{name}', task '{task}': {number}; expected a number over 0")
-        least = 0 if name == "examples_per_epoch" else 1  # `load_tasks` says of which tasks 0 may be
-        if kind is int and not least <= found < 2**31:
-            raise InputError(f"key '{name}', task '{task}': {number} rows; expected at least 1, below 2**31")
-    return numbers
-
-
-def build_parser(description: str) -> argparse.ArgumentParser:
-    """The command line of a training script: a recipe and our keys; the Trainer's are taken as they come."""
-    parser = argparse.ArgumentParser(
-        usage="%(prog)s [RECIPE.yaml] [--key VALUE …]",
-        description=f"{description}  RECIPE.yaml is a file of keys; flags override them.",
-        epilog="Every key of transformers.TrainingArguments is a flag too (--learning_rate 2e-5 --bf16 true …): "
-        "--help-trainer lists them.",
-        argument_default=argparse.SUPPRESS,
-        allow_abbrev=False,
-        add_help=False,
-    )
-    sections = {title: parser.add_argument_group(title) for title in (*GROUPS, OTHER)}
-    for item in _own_fields():
-        choices = f" ({', '.join(item.metadata['choices'])})" if "choices" in item.metadata else ""
-        text = f"{item.metadata['help']}{choices} [{shown(item.default)}]"
-        boolean: dict[str, Any] = {"nargs": "?", "const": "true"} if item.type == "bool" else {}
-        sections[group_of(item.name)].add_argument(f"--{item.name}", metavar="VALUE", help=text, **boolean)
-    more = parser.add_argument_group("help")
-    more.add_argument("-h", "--help", action="help", help="this text")
-    more.add_argument("--help-trainer", action=ShowTrainerKeys, nargs=0, help="the Trainer's keys and their defaults")
-    return parser
-
-
-def parse(argv: Sequence[str], description: str = "Train.") -> RunArguments:
-    """Read the recipe and the flags.
-
-    Raises:
-        InputError: No such recipe, an unknown key (the nearest one is suggested), a bad value.
-    """
-    # The recipe comes first: after a flag that argparse doesn't know it couldn't be told from the flag's value.
-    recipe, flags = (argv[0], argv[1:]) if argv and not argv[0].startswith("-") else (None, argv)
-    known, rest = build_parser(description).parse_known_args(flags)
-    values = read_recipe(Path(recipe)) if recipe is not None else {}
-    values.update(vars(known))
-    return from_keys(values | flag_pairs(rest))
-
-
-def from_keys(values: Mapping[str, Any]) -> RunArguments:
-    """The arguments of a recipe's keys, ours and the Trainer's.
-
-    Raises:
-        InputError: An unknown key (the nearest one is suggested), a bad value.
-    """
-    own = {item.name for item in _own_fields()}
-    other = {key: value for key, value in values.items() if key not in own}
-    mine = {key: value for key, value in values.items() if key in own}
-    arguments = RunArguments(**mine, trainer=other, given=frozenset(mine))
-    if other:
-        arguments.training_arguments()  # imports transformers, so only where there is something to check
-    return arguments
-
-
-def read_recipe(path: Path) -> dict[str, Any]:
-    """A recipe's keys; the file of tasks that it names is beside it."""
-    if not os.path.isfile(path):  # unlike Path's, os.path's tests don't raise at a name that is too long
-        folder = path.parent if os.path.isdir(path.parent) else Path()
-        names = [str(file) for file in sorted([*folder.glob("*.yaml"), *Path("scripts/recipes").glob("*.yaml")])]
-        raise InputError(
-            f"recipe '{path}': no such file{suggest(str(path), names)}; there are: {', '.join(names) or '-'}"
-        )
-    values = read_yaml(path)
-    tasks = values.get("tasks")
-    if isinstance(tasks, str) and tasks.endswith((".yaml", ".yml")) and not Path(tasks).is_absolute():
-        values["tasks"] = str(path.parent / tasks)
-    return values
-
-
-def flag_pairs(words: Sequence[str]) -> dict[str, Any]:
-    """`--key value`, `--key=value` and a bare `--key` (true) of keys that argparse doesn't know."""
-    pairs: dict[str, Any] = {}
-    key = None
-    for word in words:
-        if word.startswith("--"):
-            key, equals, value = word[2:].partition("=")
-            key = key.replace("-", "_")  # not in the value: 5e-5
-            pairs[key] = _value(value) if equals else True
-            key = None if equals else key
-        elif key is None:
-            raise InputError(f"'{word}' belongs to no flag; expected [RECIPE.yaml] first, then --key VALUE")
-        else:
-            pairs[key], key = _value(word), None
-    return pairs
-
-
-def _value(text: str) -> Any:
-    """A flag's text as YAML would read it; text that YAML can't read stays text."""
-    try:
-        value = yaml.safe_load(text)
-    except (yaml.YAMLError, ValueError, LookupError, TypeError, AttributeError, RecursionError):  # `!!bool x`, `[[[[…`
-        return text
-    return value if isinstance(value, str | int | float | bool | list | dict) else text

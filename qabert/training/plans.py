@@ -16,7 +16,8 @@ from typing import Any
 
 from qabert.errors import InputError, unknown
 from qabert.tasks import Task, load_tasks
-from qabert.training.arguments import RunArguments, from_keys
+from qabert.training.arguments import RunArguments
+from qabert.training.recipes import from_keys
 from qabert.yaml_files import read_yaml
 
 _NAME = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,63}")

@@ -26,8 +26,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from qabert.errors import InputError, unknown
-from qabert.training.arguments import RunArguments, by_task_numbers, from_keys, read_recipe
+from qabert.training.arguments import RunArguments
+from qabert.training.key_values import by_task_numbers
 from qabert.training.plans import _declaration
+from qabert.training.recipes import from_keys, read_recipe
 from qabert.yaml_files import read_yaml
 
 if TYPE_CHECKING:

@@ -21,7 +21,7 @@ from qabert.data.prompts import FORMATS, PromptEncoder, joint
 from qabert.data.sources import load_data, load_task
 from qabert.errors import InputError
 from qabert.tasks import PAPER_TASKS, SST, STS
-from qabert.training.arguments import parse
+from qabert.training.recipes import parse
 
 ROOT = Path(__file__).parents[2]
 

@@ -12,7 +12,8 @@ from qabert.data.sampling import TaskBatchSampler, TaskRows
 from qabert.errors import InputError
 from qabert.inference import Predictor
 from qabert.tasks import QUORA, SST, STS, Task
-from qabert.training.arguments import RunArguments, parse
+from qabert.training.arguments import RunArguments
+from qabert.training.recipes import parse
 from qabert.training.run import train
 
 WORDS = """

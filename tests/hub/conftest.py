@@ -28,7 +28,7 @@ def training_words(encoder_path, course_folder):
 @pytest.fixture(scope="session")
 def finished(tmp_path_factory, training_words) -> Path:
     """A whole run's folder, read-only for tests."""
-    from qabert.training.arguments import parse
+    from qabert.training.recipes import parse
     from qabert.training.run import train
 
     output = tmp_path_factory.mktemp("finished") / "demo"

@@ -21,7 +21,7 @@ from huggingface_hub import ModelCard
 from qabert.cli import predict_main
 from qabert.errors import InputError
 from qabert.hub.card import card_text, write_card
-from qabert.training.arguments import from_keys
+from qabert.training.recipes import from_keys
 
 GOLDEN = Path(__file__).with_name("golden")
 HIDE = """

@@ -14,7 +14,7 @@ from server import Hub
 from qabert.checkpoints import problem
 from qabert.errors import InputError
 from qabert.hub import callback
-from qabert.training.arguments import from_keys, parse
+from qabert.training.recipes import from_keys, parse
 from qabert.training.run import train as run
 
 NAME = "owner/demo"

@@ -15,7 +15,7 @@ from qabert.errors import InputError
 from qabert.inference import Predictor
 from qabert.tasks import PAPER_TASKS, SST
 from qabert.training.adding_tasks import LOSS
-from qabert.training.arguments import parse
+from qabert.training.recipes import parse
 from qabert.training.run import train
 
 WORDS = ["red", "blue", "green", "one", "two"]

@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 
 from qabert.errors import InputError
 from qabert.training import arguments
-from qabert.training.arguments import FIXED, TRAINER_DEFAULTS, RunArguments, parse
+from qabert.training.arguments import FIXED, TRAINER_DEFAULTS, RunArguments
+from qabert.training.recipes import parse
 
 ROOT = Path(__file__).parents[2]
 RECIPES = sorted((ROOT / "scripts" / "recipes").glob("*.yaml"))
@@ -247,11 +248,11 @@ def test_help_is_instant_and_imports_nothing_heavy(help_run):
 
 
 def test_help_lists_every_key_of_ours(help_run):
-    for item in arguments._own_fields():
+    for item in arguments.own_fields():
         assert f"--{item.name} VALUE" in help_run[0].stdout or f"--{item.name} [VALUE]" in help_run[0].stdout
 
 
-OWN = [item.name for item in arguments._own_fields()]
+OWN = [item.name for item in arguments.own_fields()]
 TRAINERS = """
     learning_rate num_train_epochs max_steps warmup_steps seed optim lr_scheduler_type lr_scheduler_kwargs bf16 fp16
     eval_strategy eval_steps save_strategy save_steps save_total_limit logging_steps logging_strategy report_to fsdp

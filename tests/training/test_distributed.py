@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from qabert.training.arguments import parse
+from qabert.training.recipes import parse
 from qabert.training.run import train
 
 ROOT = Path(__file__).parents[2]

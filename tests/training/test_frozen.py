@@ -9,8 +9,8 @@ import torch
 from qabert.errors import RunError
 from qabert.tasks import PAPER_TASKS
 from qabert.training import run
-from qabert.training.arguments import parse
 from qabert.training.frozen import FrozenFeatures
+from qabert.training.recipes import parse
 
 SETTINGS = {"learning_rate": 1e-2, "num_train_epochs": 3, "eval_strategy": "epoch"}
 

@@ -14,8 +14,8 @@ import torch
 from qabert.checkpoints import newest_whole
 from qabert.errors import InputError, RunError, out_of_memory
 from qabert.tasks import PAPER_TASKS
-from qabert.training.arguments import parse
 from qabert.training.output import check_room
+from qabert.training.recipes import parse
 from qabert.training.results import unlearnt
 from qabert.training.run import train
 from qabert.training.trainer import QABertTrainer

@@ -17,8 +17,8 @@ from qabert.modeling import QABertModel
 from qabert.modeling.dropout import Dropout
 from qabert.modeling.linear import FastLinear
 from qabert.tasks import PAPER_TASKS
-from qabert.training.arguments import parse
 from qabert.training.lora import add_adapters, finish, merge, weight_counts
+from qabert.training.recipes import parse
 from qabert.training.run import train
 
 WORDS = """

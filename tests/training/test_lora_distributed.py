@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from qabert.training.arguments import parse
+from qabert.training.recipes import parse
 from qabert.training.run import train
 
 WORDS = """

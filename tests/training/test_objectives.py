@@ -12,8 +12,9 @@ from torch.nn import functional as F
 from qabert.errors import InputError
 from qabert.modeling.losses import LOSSES, divergence
 from qabert.tasks import QUORA, SST, STS, Task
-from qabert.training.arguments import RunArguments, parse
+from qabert.training.arguments import RunArguments
 from qabert.training.objectives import Objective
+from qabert.training.recipes import parse
 
 NAMES = Task(name="names", problem="classification", question="Which?", labels=("a", "b", "c", "d", "e"))
 shares = st.floats(0, 0.9)

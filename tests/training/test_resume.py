@@ -15,8 +15,8 @@ from safetensors import safe_open
 from qabert.checkpoints import newest_whole, problem
 from qabert.errors import RunError, Stopped
 from qabert.training import checkpointing
-from qabert.training.arguments import parse
 from qabert.training.callbacks import StepSeeds
+from qabert.training.recipes import parse
 from qabert.training.run import train
 from qabert.training.state_files import load_state, save_state
 from qabert.training.stopping import stop_signals

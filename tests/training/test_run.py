@@ -19,9 +19,9 @@ from qabert.checkpoints import newest_whole
 from qabert.errors import InputError
 from qabert.modeling import QABertModel
 from qabert.tasks import PAPER_TASKS
-from qabert.training.arguments import parse
 from qabert.training.building import subset
 from qabert.training.output import prepare_output
+from qabert.training.recipes import parse
 from qabert.training.run import train
 
 ROOT = Path(__file__).parents[2]

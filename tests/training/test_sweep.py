@@ -14,7 +14,7 @@ import yaml
 from qabert.cli.sweep import run as sweep_command
 from qabert.errors import InputError
 from qabert.training import search as searching
-from qabert.training.arguments import parse
+from qabert.training.recipes import parse
 from qabert.training.search import search
 from qabert.training.sweeps import Sweep, read_sweep
 

@@ -10,7 +10,8 @@ from qabert.errors import InputError
 from qabert.inference import Predictor
 from qabert.tasks import PAPER_TASKS, Task
 from qabert.training import run as run_module
-from qabert.training.arguments import RunArguments, parse
+from qabert.training.arguments import RunArguments
+from qabert.training.recipes import parse
 from qabert.training.run import train
 from qabert.training.teachers import check_teachers, teach
 

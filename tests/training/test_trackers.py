@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from qabert.errors import InputError, RunError
-from qabert.training.arguments import from_keys
+from qabert.training.recipes import from_keys
 from qabert.training.run import train
 from qabert.training.trackers import TRACKERS, Trackers, tracked_names, tracker_names
 

@@ -17,7 +17,7 @@ from qabert.data.sources import load_data
 from qabert.errors import InputError
 from qabert.tasks import PAPER_TASKS
 from qabert.training import triplets
-from qabert.training.arguments import parse
+from qabert.training.recipes import parse
 from qabert.training.run import train
 from qabert.training.trainer import QABertTrainer
 from qabert.training.triplet_trainer import TripletTrainer

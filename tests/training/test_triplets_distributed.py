@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModel, AutoTokenizer
 
-from qabert.training.arguments import parse
+from qabert.training.recipes import parse
 from qabert.training.run import train
 from qabert.training.triplets import STAGE
 
