@@ -6,7 +6,7 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from qabert.cli.common import add_dtype, model_parser, model_tasks, report_dropped, section
+from qabert.cli.common import add_dtype, model_parser, model_tasks, positive, report_dropped, section
 from qabert.errors import InputError
 from qabert.files import check_place
 
@@ -22,6 +22,9 @@ def parser() -> argparse.ArgumentParser:
     written.add_argument(
         "--figures", help="draw label shares, confusions, errors and calibration there, as PNG and SVG"
     )
+    written.add_argument(
+        "--worst", type=positive, metavar="N", help="print the N rows of each task that its answers are furthest from"
+    )
     given.add_argument("--strict", action="store_true", help="stop at the first broken row")
     add_dtype(parser)
     return parser
@@ -29,6 +32,8 @@ def parser() -> argparse.ArgumentParser:
 
 def run(argv: Sequence[str]) -> None:
     """Score a model."""
+    import json
+
     args = parser().parse_args(argv)
     from qabert.files import whole_file
     from qabert.inference import Predictor, read_config
@@ -69,9 +74,13 @@ def run(argv: Sequence[str]) -> None:
     if not processes.main:
         return
     print(result_table(tasks, {"model": scores}, args.split))
-    if args.output_dir:
-        import json
+    if args.worst:
+        from qabert.evaluation.mistakes import worst_rows
 
+        for name, task in tasks.items():
+            for line in worst_rows(task, data[name].splits[args.split], answers[name], args.worst):
+                print(json.dumps(line, ensure_ascii=False))
+    if args.output_dir:
         from qabert.answers import write_predictions
 
         output = Path(args.output_dir)
