@@ -153,40 +153,43 @@ class RunArguments:
             self._check_model()
         elif 0 in self.examples_per_epoch.values():
             raise InputError(f"key 'examples_per_epoch': {_NO_ROWS}")
-        for item in own_fields():
-            given = item.name.startswith("triplet_") and getattr(self, item.name) not in (item.default, {})
-            if given and self.triplet_loss == "none":
-                raise InputError(f"key '{item.name}' is of the triplet stage: set 'triplet_loss' too, or remove it")
-            if item.name.startswith("hub_") and getattr(self, item.name) != item.default and not self.push_to_hub:
-                raise InputError(f"key '{item.name}' is for pushing: set 'push_to_hub: true' too, or remove it")
+        for prefix, key, is_set in (
+            ("triplet_", "triplet_loss", self.triplet_loss != "none"),
+            ("lora_", "lora_rank", self.lora_rank is not None),
+            ("hub_", "push_to_hub", self.push_to_hub),
+            ("teacher_", "teachers", bool(self.teachers)),
+        ):
+            for item in own_fields():
+                if not is_set and item.name.startswith(prefix) and self._is_changed(item.name):
+                    raise InputError(f"key '{item.name}' is of '{key}': set that too, or remove it")
         if self.push_to_hub:
-            if self.hub_model_id is None:
-                raise InputError("key 'push_to_hub': set 'hub_model_id' to owner/name too")
-            from qabert.hub.push import check_repo_id
+            self._check_hub()
+        for one, other, why in (
+            ("teachers", "freeze_encoder", "heads alone have little to learn"),
+            ("both_orders", "freeze_encoder", "rows are embedded once"),
+            ("layer_decay", "freeze_encoder", "no layer learns"),
+            ("lora_rank", "freeze_encoder", "adapters are in the encoder"),
+            (
+                *("lora_rank", "triplet_loss"),
+                "that stage trains the whole encoder; train it in a run of its own and start from there: --encoder "
+                "OUTPUT_DIR/triplet --lora_rank …",
+            ),
+        ):
+            if self._is_changed(one) and self._is_changed(other):
+                raise InputError(f"keys '{one}' and '{other}' exclude each other: {why}")
 
-            check_repo_id(self.hub_model_id, "key 'hub_model_id'")
-            if self.hub_strategy == "every_save" and str(self.trainer.get("save_strategy", "epoch")) in ("no", "False"):
-                raise InputError("key 'hub_strategy': with 'save_strategy: no' there is nothing to push before the end")
+    def _is_changed(self, key: str) -> bool:
+        (item,) = (item for item in own_fields() if item.name == key)
+        return bool(getattr(self, key) != ({} if item.default is dataclasses.MISSING else item.default))
 
-        for item in own_fields():
-            given = item.name.startswith("lora_") and getattr(self, item.name) is not None
-            if given and self.lora_rank is None:
-                raise InputError(f"key '{item.name}' is of LoRA: set 'lora_rank' too, or remove it")
-        if self.teachers and self.freeze_encoder:
-            raise InputError(
-                "keys 'teachers' and 'freeze_encoder' exclude each other: heads alone have little to learn"
-            )
-        if self.both_orders and self.freeze_encoder:
-            raise InputError("keys 'both_orders' and 'freeze_encoder' exclude each other: rows are embedded once")
-        if self.teacher_weight != 0.5 and not self.teachers:
-            raise InputError("key 'teacher_weight' is of 'teachers': set them too, or remove it")
-        if self.lora_rank is not None and self.freeze_encoder:
-            raise InputError("keys 'lora_rank' and 'freeze_encoder' exclude each other: adapters are in the encoder")
-        if self.lora_rank is not None and self.triplet_loss != "none":
-            raise InputError(
-                "keys 'lora_rank' and 'triplet_loss' exclude each other: that stage trains the whole encoder; train it "
-                "in a run of its own and start from there: --encoder OUTPUT_DIR/triplet --lora_rank …"
-            )
+    def _check_hub(self) -> None:
+        if self.hub_model_id is None:
+            raise InputError("key 'push_to_hub': set 'hub_model_id' to owner/name too")
+        from qabert.hub.push import check_repo_id
+
+        check_repo_id(self.hub_model_id, "key 'hub_model_id'")
+        if self.hub_strategy == "every_save" and str(self.trainer.get("save_strategy", "epoch")) in ("no", "False"):
+            raise InputError("key 'hub_strategy': with 'save_strategy: no' there is nothing to push before the end")
 
     def load_tasks(self) -> dict[str, Task]:
         """The declared tasks; also checks that the keys of rows by task name some of them.
@@ -204,6 +207,13 @@ class RunArguments:
             for name in getattr(self, key):
                 if name not in tasks:
                     raise unknown("task", name, tasks, f"key '{key}'")
+        for key, is_set, has in (
+            ("ordinal_smoothing", self.ordinal_smoothing, lambda task: task.ordered),
+            ("both_orders", self.both_orders, lambda task: task.symmetric),
+        ):
+            if is_set and not any(map(has, tasks.values())):
+                word = "ordered" if key == "ordinal_smoothing" else "symmetric"
+                raise InputError(f"key '{key}': none of the tasks ({', '.join(tasks)}) is declared '{word}: true'")
         for name in (scored := [name for name in tasks if not self.trains(name)]):
             if name not in known:
                 raise InputError(f"key 'examples_per_epoch', task '{name}': {_NO_ROWS}")

@@ -142,7 +142,7 @@ def test_without_a_way_to_push_no_training_starts(training_words, tmp_path):
         ({"push_to_hub": True}, "set 'hub_model_id' to owner/name"),
         ({"push_to_hub": True, "hub_model_id": "demo"}, "key 'hub_model_id': 'demo'; expected owner/name"),
         ({"push_to_hub": True, "hub_model_id": "a/b/c"}, "key 'hub_model_id': Repo id must be"),
-        ({"hub_model_id": NAME}, "key 'hub_model_id' is for pushing: set 'push_to_hub: true' too"),
+        ({"hub_model_id": NAME}, "key 'hub_model_id' is of 'push_to_hub': set that too"),
         ({"push_to_hub": True, "hub_model_id": NAME, "hub_strategy": "checkpoint"}, "unknown value 'checkpoint'"),
         (
             {"push_to_hub": True, "hub_model_id": NAME, "hub_strategy": "every_save", "save_strategy": False},

@@ -262,7 +262,7 @@ def test_what_can_not_be_trained_is_named(more, message, words, tmp_path):
 
 
 def test_lora_keys_without_a_rank_are_refused():
-    with pytest.raises(InputError, match="'lora_alpha' is of LoRA: set 'lora_rank' too"):
+    with pytest.raises(InputError, match="'lora_alpha' is of 'lora_rank': set that too"):
         parse(["--lora_alpha", "8"])
 
 

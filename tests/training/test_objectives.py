@@ -150,6 +150,16 @@ def test_what_can_not_be_is_said(keys, message):
         RunArguments(**keys)
 
 
+@pytest.mark.parametrize(
+    ("keys", "word"),
+    [({"ordinal_smoothing": 0.2, "tasks": "sts"}, "ordered"), ({"both_orders": True, "tasks": "sst"}, "symmetric")],
+)
+def test_a_key_that_no_task_can_use_is_an_error(keys, word):
+    with pytest.raises(InputError, match=rf"none of the tasks \(s..\) is declared '{word}: true'"):
+        RunArguments(**keys).load_tasks()
+    RunArguments(**keys | {"tasks": "sst,sts"}).load_tasks()
+
+
 def test_a_factor_of_no_task_is_an_error():
     with pytest.raises(InputError, match=r"key 'loss_weights'.*'stt'.*did you mean"):
         RunArguments(loss_weights={"stt": 2}).load_tasks()

@@ -240,7 +240,7 @@ def test_a_checkpoint_of_the_stage_is_none_of_the_run(words, tmp_path, no_model)
     ],
 )
 def test_a_key_of_a_stage_that_is_not_run(flags, key):
-    with pytest.raises(InputError, match=f"key '{key}' is of the triplet stage: set 'triplet_loss'"):
+    with pytest.raises(InputError, match=f"key '{key}' is of 'triplet_loss': set that too"):
         parse(flags.split())
     args = parse([*flags.split(), "--triplet_loss", "equation1"])
     assert args.triplet_loss == "equation1"
