@@ -39,7 +39,7 @@ SAMPLERS = ("grid", "random", "tpe")
 PRUNERS = ("none", "median", "hyperband")
 #: Each trial has its own.
 _OWN = ("output_dir", "resume", "overwrite")
-_COUNTS = ("examples_per_epoch", "eval_examples", "triplet_examples")
+_COUNTS = ("examples_per_epoch", "eval_examples", "triplet_examples", "loss_weights")
 _RANGE = ("low", "high", "log", "step", "type")
 
 

@@ -31,7 +31,7 @@ def test_shipped_plans_can_be_run(path, tmp_path):
         assert args.training_arguments().seed == plan.seeds[0]
 
 
-@pytest.mark.parametrize("path", PLANS, ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", [p for p in PLANS if p.stem in ("paper", "questions")], ids=lambda path: path.stem)
 def test_shipped_questions_are_what_they_are_said_to_be(path):
     plan = read_plan(path, {})
     for name, task in PAPER_TASKS.items():

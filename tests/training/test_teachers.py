@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+
 import numpy as np
 import pytest
 
@@ -43,6 +45,32 @@ def test_several_teachers_answer_with_their_mean(models, course_folder):
     np.testing.assert_allclose(found["sst"], np.mean(each, axis=0), atol=1e-6)
     assert found["sst"].sum(-1) == pytest.approx(np.ones(len(pairs)), abs=1e-5)
     assert found["sts"].shape == (len(rows["sts"].splits["train"]),)
+
+
+def test_answers_are_kept_by_what_they_follow_from(models, course_folder, tmp_path, monkeypatch):
+    from qabert.checkpoints import write_checksums
+    from qabert.data import cache
+
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(cache, "SMALLEST", 1)
+    folders = [tmp_path / "one", tmp_path / "two"]
+    for model, folder in zip(models, folders, strict=True):
+        shutil.copytree(model, folder)
+        write_checksums(folder)
+    rows = load_data({"sst": PAPER_TASKS["sst"]}, str(course_folder), cache=True)
+    args = RunArguments(trainer={"use_cpu": True, "disable_tqdm": True}).training_arguments()
+    asked = []
+    real = Predictor.answers
+    monkeypatch.setattr(Predictor, "answers", lambda self, *words: asked.append(1) or real(self, *words))
+    first = teach({"sst": [str(folders[0])]}, rows, args)["sst"]
+    assert len(asked) == 1
+    np.testing.assert_array_equal(teach({"sst": [str(folders[0])]}, rows, args)["sst"], first)
+    assert len(asked) == 1
+    assert not np.allclose(teach({"sst": [str(folders[1])]}, rows, args)["sst"], first)
+    assert len(asked) == 2
+    args.bf16 = True
+    teach({"sst": [str(folders[0])]}, rows, args)
+    assert len(asked) == 3
 
 
 @pytest.mark.parametrize("both", ["true", "false"])
