@@ -44,7 +44,8 @@ class DataCollator:
         if features[0].get("labels") is not None:
             batch["labels"] = torch.tensor([feature["labels"] for feature in features])
         if "teacher" in features[0]:
-            batch["teacher"] = torch.from_numpy(np.stack([feature["teacher"] for feature in features]))
+            for key in ("teacher", "teacher_weight"):
+                batch[key] = torch.from_numpy(np.stack([feature[key] for feature in features]))
         if "embedding" in features[0]:
             return (
                 batch

@@ -22,6 +22,7 @@ from qabert.training.arguments import RunArguments
 from qabert.training.lora import add_adapters
 from qabert.training.objectives import Objective
 from qabert.training.stopping import StopSignals
+from qabert.training.teachers import Taught
 from qabert.training.trainer import QABertTrainer
 
 
@@ -46,6 +47,11 @@ def load_features(args: RunArguments, tasks: Mapping[str, Task], tokenizer: Any)
         return BothOrders(*found) if len(found) > 1 else found[0]
 
     return rows, {name: {split: made(name, split) for split in rows[name].splits} for name in tasks}
+
+
+def encode_more(args: RunArguments, task: Task, rows: Any, tokenizer: Any) -> Any:
+    """Features of further rows of a task of one sentence, in memory."""
+    return encode(rows, PromptEncoder(args.format, tokenizer, task, args.max_length), None, f"{task.name} parts")
 
 
 def build_model(
@@ -106,9 +112,9 @@ def build_trainer(
     stop: StopSignals,
     base: TrainedModel | None = None,
     callbacks: Sequence[TrainerCallback] = (),
-    teacher: Mapping[str, np.ndarray] | None = None,
+    taught: Mapping[str, Taught] | None = None,
 ) -> QABertTrainer:
-    """A model (see `build_model`) and its trainer."""
+    """A model (see `build_model`) and its trainer; `taught` are training features that win over `features`."""
     set_seed(training_args.seed)
     model = build_model(args, tasks, encoder, tokenizer, features, base)
     patience = args.early_stopping_patience
@@ -116,7 +122,7 @@ def build_trainer(
         model,
         training_args,
         tasks=tasks,
-        train_dataset={name: features[name]["train"] for name in tasks if args.trains(name)},
+        train_dataset={name: (taught or {}).get(name, features[name]["train"]) for name in tasks if args.trains(name)},
         eval_dataset={
             name: subset(features[name]["dev"], args.eval_examples.get(name), training_args.seed) for name in tasks
         },
@@ -130,10 +136,8 @@ def build_trainer(
             label_smoothing=training_args.label_smoothing_factor,
             ordinal_smoothing=args.ordinal_smoothing,
             rdrop=args.rdrop,
-            teacher_weight=args.teacher_weight,
             loss_weights=args.loss_weights,
         ),
-        teacher=teacher,
         row_ids=row_ids,
         stop=stop,
         callbacks=[*([EarlyStoppingCallback(patience)] if patience else []), *callbacks],

@@ -22,24 +22,29 @@ class Objective:
             half as much, to its one neighbour.
         rdrop: Weight of the divergence between a row's answers under two draws of dropout (R-Drop: Liang et al., 2021).
             Each row is computed twice.
-        teacher_weight: Share of a row's target that is its teacher's answer, where it has one (Hinton et al., 2015, at
-            temperature 1); the rest is its label.
         loss_weights: Factor of a task's loss; 1 where not named.
     """
 
     label_smoothing: float = 0.0
     ordinal_smoothing: float = 0.0
     rdrop: float = 0.0
-    teacher_weight: float = 0.5
     loss_weights: Mapping[str, float] = field(default_factory=dict)
 
-    def targets(self, task: Task, labels: torch.Tensor, teacher: torch.Tensor | None = None) -> torch.Tensor:
+    def targets(
+        self,
+        task: Task,
+        labels: torch.Tensor,
+        teacher: torch.Tensor | None = None,
+        teacher_weight: torch.Tensor | float = 0.5,
+    ) -> torch.Tensor:
         """What the task's loss compares the logits with.
 
         Args:
             task: The rows' task.
             labels: `(batch,)`, as a model takes them.
-            teacher: A teacher's answers (see `losses.activate`), `(batch,)` or `(batch, classes)`.
+            teacher: A teacher's answers (see `losses.activate`), `(batch,)` or `(batch, classes)` (Hinton et al., 2015,
+                at temperature 1).
+            teacher_weight: Share of each row's target that is the teacher's answer, `(batch,)`; the rest is its label.
 
         Returns:
             `labels` as they are where nothing changes them, else probabilities or values, shaped as `teacher`.
@@ -57,7 +62,9 @@ class Objective:
             targets = labels
         if teacher is None:
             return targets
-        return (1 - self.teacher_weight) * targets.float() + self.teacher_weight * teacher.float()
+        share = torch.as_tensor(teacher_weight, device=labels.device)
+        share = share.unsqueeze(-1) if teacher.ndim == 2 and share.ndim else share
+        return (1 - share) * targets.float() + share * teacher.float()
 
     def __call__(self, model: Any, inputs: Mapping[str, Any], task: Task) -> tuple[torch.Tensor, Any]:
         """Loss and outputs of a batch.
@@ -71,8 +78,8 @@ class Objective:
             The mean loss over the rows, a scalar; the model's outputs.
         """
         inputs = dict(inputs)
-        teacher = inputs.pop("teacher", None)
-        inputs["labels"] = self.targets(task, inputs["labels"], teacher)
+        taught = {key: inputs.pop(key) for key in ("teacher", "teacher_weight") if key in inputs}
+        inputs["labels"] = self.targets(task, inputs["labels"], **taught)
         if self.rdrop and model.training:
             # Once through the model, each row twice in a row: DDP doesn't take two forward passes before a backward.
             doubled = {

@@ -31,7 +31,7 @@ from qabert.hub.callback import PushCheckpoints
 from qabert.hub.push import check_token
 from qabert.training.adding_tasks import TrainedModel, adopt
 from qabert.training.arguments import RunArguments
-from qabert.training.building import build_trainer, load_features
+from qabert.training.building import build_trainer, encode_more, load_features
 from qabert.training.encoders import find_encoder, load_tokenizer
 from qabert.training.frozen import FrozenFeatures
 from qabert.training.lora import ADAPTER, finish, require_peft, weight_counts
@@ -114,7 +114,7 @@ def _train(
         return done
     if main and args.resume == "auto" and holds_files(output):
         print(goes_on_from(output, checkpoint))
-    check_teachers(args.teachers, tasks)
+    check_teachers(args.teachers, tasks, args.fragments)
     start_from = start_encoder(args, encoder, checkpoint)
     base = None if args.model is None else TrainedModel(args.model, tasks, args)
     tokenizer = load_tokenizer(encoder, args.max_length) if base is None else base.tokenizer
@@ -131,13 +131,15 @@ def _train(
             print(DEMO_NOTE)
         print(summary_text(summary), flush=True)
 
-    teacher = teach(args.teachers, rows, training_args)
-    row_ids = {name: rows[name].splits["train"]["id"] for name in tasks}
+    taught, more_ids = teach(
+        args, tasks, rows, features, lambda name, more: encode_more(args, tasks[name], more, tokenizer), training_args
+    )
+    row_ids = {name: rows[name].splits["train"]["id"] for name in tasks} | more_ids
     names = tracker_names(args.trainer.get("report_to"))[0] if main else []
     trackers = Trackers(names, training_args, output, described(args, tasks))
     more = [trackers, *callbacks]
     trainer = build_trainer(
-        args, training_args, tasks, start_from or encoder, tokenizer, features, row_ids, stop, base, more, teacher
+        args, training_args, tasks, start_from or encoder, tokenizer, features, row_ids, stop, base, more, taught
     )
     if main:
         check_room(output, trainer.model, training_args)
@@ -153,7 +155,7 @@ def _train(
         latest = shared(training_args, lambda: resumable(output / CHECKPOINTS) if args.resume == "auto" else None)
         start_from = train_triplets(stage, encoder, tokenizer, latest, stop)
         trainer = build_trainer(
-            args, training_args, tasks, start_from, tokenizer, features, row_ids, stop, callbacks=more, teacher=teacher
+            args, training_args, tasks, start_from, tokenizer, features, row_ids, stop, callbacks=more, taught=taught
         )
     counts = weight_counts(trainer.model)  # type: ignore[arg-type]
     if main and args.lora_rank is not None:

@@ -24,7 +24,6 @@ from qabert.training.frozen import FrozenFeatures
 from qabert.training.objectives import Objective
 from qabert.training.optimizer import learning_rates, regroup
 from qabert.training.step_trainer import StepTrainer
-from qabert.training.teachers import Taught
 
 
 class QABertTrainer(StepTrainer):
@@ -48,7 +47,6 @@ class QABertTrainer(StepTrainer):
         order, weighted_sampling, examples_per_epoch: See `TaskBatchSampler`.
         head_learning_rate, layer_decay: See `learning_rates`.
         objective: What a step minimises.
-        teacher: A teacher's answers to the training rows, by task; see `Taught`.
         row_ids: Ids of the training rows by task, for messages.
 
     Raises:
@@ -72,7 +70,6 @@ class QABertTrainer(StepTrainer):
         head_learning_rate: float | None = None,
         layer_decay: float = 1.0,
         objective: Objective | None = None,
-        teacher: Mapping[str, np.ndarray] | None = None,
         row_ids: Mapping[str, Sequence[str]] | None = None,
         **kwargs: Any,
     ) -> None:
@@ -86,10 +83,8 @@ class QABertTrainer(StepTrainer):
         for name in {*train, *(eval_dataset or {})}:
             if name not in self.tasks:
                 raise KeyError(f"a dataset is named '{name}', but no such task is declared: {', '.join(self.tasks)}")
-        parts: list[Any] = [of.both if isinstance(of, BothOrders) else of for of in train.values()]
-        for number, name in enumerate(train):
-            if name in (teacher or {}):
-                parts[number] = Taught(parts[number], (teacher or {})[name])
+        forms = {name: getattr(features, "both", None) for name, features in train.items()}  # of BothOrders
+        parts = [forms[name] or features for name, features in train.items()]
         super().__init__(
             model,
             args,
@@ -105,7 +100,7 @@ class QABertTrainer(StepTrainer):
                     lengths=column(features["length"]),
                     strata=strata(features["labels"], self.tasks[name].range),
                     examples=(examples_per_epoch or {}).get(name),
-                    variants=1 + isinstance(features, BothOrders),
+                    variants=1 + (forms[name] is not None),
                 )
                 for name, features in train.items()
             }

@@ -55,12 +55,13 @@ def test_label_smoothing_is_torchs_own():
 
 
 def test_a_teachers_answer_is_mixed_with_the_label():
-    mixed = Objective(teacher_weight=0.25)
-    answer = torch.tensor([[0.1, 0.2, 0.3, 0.4, 0.0]])
-    found = mixed.targets(SST, torch.tensor([3]), answer)
+    mixed = Objective().targets
+    answer = torch.tensor([[0.1, 0.2, 0.3, 0.4, 0.0]] * 2)
+    found = mixed(SST, torch.tensor([3, 3]), answer, torch.tensor([0.25, 1.0]))
     assert found.tolist()[0] == pytest.approx([0.025, 0.05, 0.075, 0.85, 0.0])
-    assert mixed.targets(QUORA, torch.tensor([1]), torch.tensor([0.2])).item() == pytest.approx(0.8)
-    assert mixed.targets(STS, torch.tensor([4.0]), torch.tensor([2.0])).item() == pytest.approx(3.5)
+    assert found[1].tolist() == pytest.approx(answer[1].tolist())
+    assert mixed(QUORA, torch.tensor([1]), torch.tensor([0.2]), torch.tensor([0.25])).item() == pytest.approx(0.8)
+    assert mixed(STS, torch.tensor([4.0]), torch.tensor([2.0]), torch.tensor([0.25])).item() == pytest.approx(3.5)
 
 
 @pytest.mark.parametrize("task", [SST, QUORA, STS], ids=lambda task: task.problem)
@@ -71,7 +72,7 @@ def test_the_loss_of_a_mixed_target_is_the_mixed_loss_but_for_a_constant(task):
     labels = {"sst": torch.tensor([0, 4, 2, 1]), "quora": torch.tensor([0, 1, 1, 0]), "sts": torch.rand(4) * 5}
     teacher = {"sst": torch.rand(4, 5).softmax(-1), "quora": torch.rand(4), "sts": torch.rand(4) * 5}
     loss = LOSSES[task.problem]
-    target = Objective(teacher_weight=0.3).targets(task, labels[task.name], teacher[task.name])
+    target = Objective().targets(task, labels[task.name], teacher[task.name], torch.full((4,), 0.3))
     (mixed,) = torch.autograd.grad(loss(logits, target, task.range), logits)
     parts = 0.7 * loss(logits, labels[task.name], task.range) + 0.3 * loss(logits, teacher[task.name], task.range)
     (apart,) = torch.autograd.grad(parts, logits)

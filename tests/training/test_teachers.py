@@ -15,7 +15,8 @@ from qabert.training import run as run_module
 from qabert.training.arguments import RunArguments
 from qabert.training.recipes import parse
 from qabert.training.run import train
-from qabert.training.teachers import check_teachers, teach
+from qabert.training.teachers import check_teachers
+from qabert.training.teachers import teach as teach_rows
 
 WORDS = """
     --format joint --max_length 32 --head_blocks 1 --use_cpu true --disable_tqdm true --num_train_epochs 1
@@ -28,6 +29,15 @@ WORDS = """
 def models(save_checkpoint, tmp_path_factory):
     folder = tmp_path_factory.mktemp("teachers")
     return [save_checkpoint(folder / name, input_format=form) for name, form in (("a", "qa"), ("b", "joint"))]
+
+
+def teach(teachers, rows, args, **keys):
+    """Answers by task, without features."""
+    run = RunArguments(teachers=teachers, **keys)
+    features = {name: {"train": data.splits["train"]} for name, data in rows.items()}
+    taught, ids = teach_rows(run, PAPER_TASKS, rows, features, lambda name, more: more, args)
+    assert {name: list(rows[name].splits["train"]["id"]) for name in teachers} == ids
+    return {name: one.answers for name, one in taught.items()}
 
 
 def words(course_folder, encoder_path, output, *more):
@@ -132,6 +142,42 @@ def test_a_student_follows_its_teacher(save_checkpoint, course_folder, encoder_p
     assert apart["taught"] < apart["alone"]
 
 
+def test_parts_of_sentences_are_rows_that_the_teacher_labels(
+    models, course_folder, encoder_path, tmp_path, monkeypatch
+):
+    kept = {}
+    real = run_module.build_trainer
+
+    def spied(*args, **kwargs):
+        kept["trainer"] = real(*args, **kwargs)
+        return kept["trainer"]
+
+    monkeypatch.setattr(run_module, "build_trainer", spied)
+    more = ["--teachers", f"sst={models[0]}", "--fragments", "sst=3", "--teacher_weight", "0.25"]
+    base = words(course_folder, encoder_path, tmp_path / "run", *more)
+    result = train(parse(base))
+    trainer = kept["trainer"]
+    taught = trainer.train_dataset.datasets[0]
+    rows = load_data(PAPER_TASKS, str(course_folder))["sst"].splits["train"]
+    ids = trainer.row_ids["sst"]
+    assert len(rows) < len(taught) == len(ids) <= 4 * len(rows)
+    assert set(taught.weights[: len(rows)].tolist()) == {0.25} and set(taught.weights[len(rows) :].tolist()) == {1.0}
+    assert ids[len(rows)].endswith(" part 1")
+    texts = trainer.processing_class.batch_decode(
+        [row["input_ids"][0] for row in taught.features], skip_special_tokens=True
+    )
+    sentences = {name: text for name, text in zip(ids, texts, strict=True) if " part " not in name}
+    for number in range(len(rows), len(taught)):
+        name, label = ids[number], taught.features[number]["labels"]
+        assert label == taught.answers[number].argmax()
+        assert texts[number].split()[0] in sentences[name.rsplit(" part ", 1)[0]]
+    pairs = [(text, None) for text in texts[len(rows) :]]
+    wanted = np.concatenate(list(Predictor.from_pretrained(models[0], "cpu").answers("sst", pairs)))
+    np.testing.assert_allclose(taught.answers[len(rows) :], wanted, atol=1e-4)
+    # The data that is told of, and what the majority is of, are the rows that were given.
+    assert result["data"]["sst"]["train"]["used"] == len(rows)
+
+
 def test_what_can_not_teach_is_named(save_checkpoint, tmp_path):
     other = Task(name="sst", problem="classification", question="?", labels=("low", "high"))
     model = save_checkpoint(tmp_path / "m", tasks=[other])
@@ -143,6 +189,13 @@ def test_what_can_not_teach_is_named(save_checkpoint, tmp_path):
     ):
         with pytest.raises(InputError, match=message):
             check_teachers(teachers, PAPER_TASKS)
+    for parts, message in (
+        ({"sst": 2}, "nobody labels them"),
+        ({"stt": 2}, "'stt'.*did you mean"),
+        ({"sts": 2}, "only tasks of one sentence"),
+    ):
+        with pytest.raises(InputError, match=message):
+            check_teachers({"sts": []}, PAPER_TASKS, parts)
     with pytest.raises(InputError, match="'teachers' and 'freeze_encoder'"):
         RunArguments(teachers={"sst": model}, freeze_encoder=True)
     for value in ("sst", {"sst": []}, {"sst": 3}, ["a"]):
