@@ -194,6 +194,14 @@ def limits(config: Mapping[str, Any], metrics: Mapping[str, Any], arguments: Map
             "Labels were drawn evenly in training, and answers are corrected for the label shares of the training "
             "rows: where labels are distributed otherwise, so should the correction be ('priors' in config.json)."
         )
+    if config.get("both_orders"):
+        lines.append(
+            "Pairs of symmetric tasks are answered with the mean of both orders' logits by qabert; the code beside the "
+            "weights answers the order that it is given."
+        )
+    if taught := arguments.get("teachers"):
+        models = ", ".join(dict.fromkeys(model for models in taught.values() for model in models))
+        lines.append(f"Of {', '.join(taught)} it also learnt the answers of {models}, mistakes included.")
     drifts = {name: facts["drift"]["text"] for name, facts in metrics["data"].items() if "drift" in facts}
     lines += [f"{name}: {text}." for name, text in drifts.items()]
     return lines + [f"{line[:1].upper()}{line[1:]}." for line in map(without_folders, metrics.get("warnings", []))]

@@ -86,6 +86,20 @@ def test_a_runs_card_names_no_folder_of_this_machine_and_its_examples_run(finish
     assert numbers == pytest.approx(list(answer["probabilities"].values()), abs=1e-3)
 
 
+def test_both_orders_and_teachers_are_told(tmp_path):
+    shutil.copytree(GOLDEN, tmp_path / "run")
+    for name, keys in (("config.json", {"both_orders": True}), ("metrics.json", {})):
+        path = tmp_path / "run" / name
+        values = json.loads(path.read_text(encoding="utf-8")) | keys
+        if name == "metrics.json":
+            values["arguments"]["teachers"] = {"sts": ["/home/someone/runs/large", "owner/other"]}
+        path.write_text(json.dumps(values), encoding="utf-8")
+    card = card_text(tmp_path / "run", "owner/golden")
+    assert "the mean of both orders' logits by qabert" in card
+    assert "Of sts it also learnt the answers of large, owner/other, mistakes included." in card
+    assert "/home" not in card
+
+
 def test_older_runs_and_other_formats(tmp_path):
     config, metrics = (
         json.loads((GOLDEN / name).read_text(encoding="utf-8")) for name in ("config.json", "metrics.json")
