@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import re
@@ -146,7 +147,11 @@ def recipe(arguments: Mapping[str, Any], tasks: list[Task]) -> str:
         values["tasks"] = {
             task.name: {}
             if _is_papers(task)
-            else {key: value for key, value in task.to_dict().items() if key not in left_out and value not in ([], {})}
+            else {
+                key: value
+                for key, value in task.to_dict().items()
+                if key not in left_out and value not in ([], {}, False)
+            }
             for task in tasks
         }
     elif [task.name for task in tasks] != list(PAPER_TASKS):
@@ -156,7 +161,10 @@ def recipe(arguments: Mapping[str, Any], tasks: list[Task]) -> str:
 
 
 def _is_papers(task: Task) -> bool:
-    return task.name in PAPER_TASKS and task.to_dict() == PAPER_TASKS[task.name].to_dict()
+    if task.name not in PAPER_TASKS:
+        return False
+    known = dataclasses.replace(PAPER_TASKS[task.name], ordered=task.ordered, symmetric=task.symmetric)
+    return task.to_dict() == known.to_dict()  # older models don't say whether labels are ordered and pairs symmetric
 
 
 def _plain(value: Any) -> Any:
