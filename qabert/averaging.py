@@ -13,7 +13,7 @@ import torch
 
 from qabert.checkpoints import whole_folder
 from qabert.errors import InputError
-from qabert.files import check_place
+from qabert.files import check_new_folder
 from qabert.inference import Predictor
 
 #: What of a configuration may differ between models that are averaged.
@@ -33,9 +33,7 @@ def average(models: Sequence[str], output: Path) -> None:
     """
     if len(models) < 2:
         raise InputError(f"expected at least two models to average; got {len(models)}")
-    check_place(output, folder=True)
-    if output.is_dir() and any(output.iterdir()):
-        raise InputError(f"{output} holds files already; choose another folder")
+    check_new_folder(output)
     first = Predictor.from_pretrained(models[0], "cpu")
     wanted = _meaning(first)
     weights = first.model.state_dict()  # the tensors themselves: what is added to them, the model has

@@ -25,7 +25,7 @@ from torch import nn
 
 from qabert.checkpoints import whole_folder
 from qabert.errors import InputError, RunError, unknown
-from qabert.files import check_place
+from qabert.files import check_new_folder
 from qabert.inference import Predictor
 from qabert.modeling import QABertModel
 from qabert.modeling.linear import FastLinear
@@ -103,9 +103,7 @@ def export(model: str, output: Path, form: str = "onnx", tasks: Sequence[str] | 
     """
     if form not in FORMATS:
         raise unknown("format", form, FORMATS)
-    check_place(output, folder=True)
-    if output.is_dir() and any(output.iterdir()):
-        raise InputError(f"{output} holds files already; choose another folder")
+    check_new_folder(output)
     file, packages = FORMATS[form]
     for package in packages:
         if find_spec(package) is None:

@@ -93,3 +93,14 @@ def check_place(path: Path, folder: bool = False) -> None:
         raise InputError(f"{path}: can't be written, because {place} is a file")
     if not os.access(place, os.W_OK | os.X_OK):
         raise InputError(f"{path}: can't be written: no permission in {place}")
+
+
+def check_new_folder(place: Path) -> None:
+    """Check that a folder can be written and would hold nothing else.
+
+    Raises:
+        InputError: It can't be written, or holds files.
+    """
+    check_place(place, folder=True)
+    if place.is_dir() and any(place.iterdir()):
+        raise InputError(f"{place} holds files already; choose another folder")

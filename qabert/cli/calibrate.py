@@ -8,7 +8,7 @@ from pathlib import Path
 
 from qabert.cli.common import model_parser, model_tasks, report_dropped, section
 from qabert.errors import InputError
-from qabert.files import check_place
+from qabert.files import check_new_folder
 
 
 def parser() -> argparse.ArgumentParser:
@@ -34,9 +34,7 @@ def run(argv: Sequence[str]) -> None:
     tasks = {k: v for k, v in model_tasks(config, args.model, args.tasks).items() if v.problem != "regression"}
     if not tasks:
         raise InputError(f"model '{args.model}': a regression has no probabilities, and there is no other task")
-    check_place(output, folder=True)
-    if output.is_dir() and any(output.iterdir()):
-        raise InputError(f"{output} holds files already; choose another folder")
+    check_new_folder(output)
     from qabert.data.sources import load_task
 
     data = {
@@ -49,7 +47,7 @@ def run(argv: Sequence[str]) -> None:
         if (rows := len(data[name].splits[args.split])) < 10:
             raise InputError(f"task '{name}': {rows} rows with a label; expected 10 at least")
     from qabert.checkpoints import whole_folder
-    from qabert.evaluation.calibration import calibration_table, measure, write_temperatures
+    from qabert.evaluation.calibration import calibration_table, measure
     from qabert.evaluation.scores import answer_rows
 
     predictor = Predictor.from_pretrained(args.model, args.device)
@@ -60,9 +58,9 @@ def run(argv: Sequence[str]) -> None:
         rows = data[name].splits[args.split]
         report_dropped(name, data[name].dropped[args.split])
         measures[name] = measure(task, rows["label"], answer_rows(predictor, name, rows, args.batch_size))
+    model.config.temperatures = {name: round(found["temperature"], 4) for name, found in measures.items()}
     with whole_folder(output) as part:
         model.save_pretrained(part)
         predictor.tokenizer.save_pretrained(part)
-        write_temperatures(part, measures)
     print(calibration_table(measures))
     print(f"the calibrated model is in {output}; 'after' was measured on rows that the temperature wasn't fitted to")

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -137,11 +134,3 @@ def calibration_table(measures: Mapping[str, Mapping[str, float]]) -> str:
     keys = ("temperature", "ece_before", "ece_after", "log_loss_before", "log_loss_after")
     lines = [[name, *(f"{values[key]:.3f}" for key in keys)] for name, values in measures.items()]
     return table(["task", "temperature", "ECE before", "after", "log loss before", "after"], lines)
-
-
-def write_temperatures(folder: Path, measures: Mapping[str, Mapping[str, float]]) -> None:
-    """Put temperatures into a model folder's `config.json`."""
-    path = folder / "config.json"
-    values: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    values["temperatures"] = {name: round(found["temperature"], 4) for name, found in measures.items()}
-    path.write_text(json.dumps(values, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

@@ -17,7 +17,7 @@ import torch
 
 from qabert.checkpoints import verify, whole_folder
 from qabert.errors import InputError, RunError, loading_problem
-from qabert.files import check_place
+from qabert.files import check_new_folder
 from qabert.inference import read_config
 from qabert.model_files import mismatched, read_json
 from qabert.modeling import QABertModel
@@ -143,9 +143,7 @@ def merge(adapter: str, output: Path, encoder: str | None = None) -> None:
     """
     folder = Path(adapter)
     where = f"adapter '{adapter}'"
-    check_place(output, folder=True)
-    if output.is_dir() and any(output.iterdir()):
-        raise InputError(f"{output} holds files already; choose another folder")
+    check_new_folder(output)
     if not (folder / "adapter_config.json").is_file():
         raise InputError(f"{where}: expected a folder with adapter_config.json, as a run with lora_rank writes it")
     verify(folder)
