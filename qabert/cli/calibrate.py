@@ -6,7 +6,7 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from qabert.cli.common import model_parser, model_tasks, report_dropped, section
+from qabert.cli.common import add_labelled, labelled_rows, model_parser, model_tasks, report_dropped
 from qabert.errors import InputError
 from qabert.files import check_new_folder
 
@@ -18,10 +18,7 @@ def parser() -> argparse.ArgumentParser:
         sections=("input",),
     )
     parser.add_argument("output", help="folder for the calibrated model")
-    given = section(parser, "input")
-    given.add_argument("--data", help="folder of data files, 'hub' or 'demo'")
-    given.add_argument("--split", default="dev", choices=["train", "dev", "test"], help="which labelled rows [dev]")
-    given.add_argument("--tasks", help="some of the model's tasks, or a YAML file that says where their files are")
+    add_labelled(parser)
     return parser
 
 
@@ -35,15 +32,8 @@ def run(argv: Sequence[str]) -> None:
     if not tasks:
         raise InputError(f"model '{args.model}': a regression has no probabilities, and there is no other task")
     check_new_folder(output)
-    from qabert.data.sources import load_task
-
-    data = {
-        name: load_task(task, args.data, (args.split,), labelled=(args.split,), cache=True)
-        for name, task in tasks.items()
-    }
+    data = labelled_rows(tasks, args.data, args.split)
     for name in tasks:
-        if args.split not in data[name].splits:
-            raise InputError(f"task '{name}', key 'files': no file is declared for the split '{args.split}'")
         if (rows := len(data[name].splits[args.split])) < 10:
             raise InputError(f"task '{name}': {rows} rows with a label; expected 10 at least")
     from qabert.checkpoints import whole_folder

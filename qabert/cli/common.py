@@ -7,12 +7,16 @@ import dataclasses
 import os
 import re
 import sys
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from qabert.errors import InputError, RunError, Stopped, is_unicode, printable, unknown
 from qabert.files import DISK_ERRORS
 from qabert.tasks import PAPER_TASKS, Task, load_tasks
+
+if TYPE_CHECKING:
+    from qabert.data.sources import TaskData
 
 
 def run_command(command: Callable[[Sequence[str]], Any], argv: Sequence[str] | None) -> None:
@@ -88,6 +92,23 @@ def add_dtype(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def file_and_flags(
+    parser: argparse.ArgumentParser, argv: Sequence[str], what: str, example: str
+) -> tuple[Path, argparse.Namespace, list[str]]:
+    """The file that a command starts with, the parser's flags, and the words that it doesn't know.
+
+    As for training, the file is first: after an unknown flag it couldn't be told from the flag's value.
+
+    Raises:
+        InputError: No file is first: `what` was expected, such as `example`.
+    """
+    file, words = (argv[0], argv[1:]) if argv and not argv[0].startswith("-") else (None, argv)
+    args, rest = parser.parse_known_args(words)
+    if file is None:
+        raise InputError(f"give {what} first, such as {example}; then flags")
+    return Path(file), args, rest
+
+
 def positive(text: str) -> int:
     """A flag's whole number over 0."""
     if not text.isdigit() or int(text) < 1:
@@ -114,6 +135,35 @@ def model_tasks(config: Any, model: str, chosen: str | None) -> dict[str, Task]:
         else own[name]
         for name in names
     }
+
+
+def add_labelled(parser: argparse.ArgumentParser) -> None:
+    """Add the flags that say which labelled rows of which tasks."""
+    given = section(parser, "input")
+    given.add_argument("--data", help="folder of data files, 'hub' or 'demo'")
+    given.add_argument("--split", default="dev", choices=["train", "dev", "test"], help="which labelled rows [dev]")
+    given.add_argument("--tasks", help="some of the model's tasks, or a YAML file that says where their files are")
+
+
+def labelled_rows(tasks: Mapping[str, Task], data: str | None, split: str, strict: bool = False) -> dict[str, TaskData]:
+    """A split's labelled rows by task.
+
+    Raises:
+        InputError: Rows that can't be loaded, or a task without a file for the split.
+    """
+    from qabert.data.sources import load_task
+
+    found = {
+        name: load_task(task, data, (split,), strict=strict, labelled=(split,), cache=True)
+        for name, task in tasks.items()
+    }
+    for name in tasks:
+        if split not in found[name].splits:
+            raise InputError(
+                f"task '{name}', key 'files': no file is declared for the split '{split}'; give --tasks the YAML "
+                "file that says where its rows are"
+            )
+    return found
 
 
 def report_dropped(task: str, dropped: Sequence[Any]) -> None:

@@ -6,18 +6,24 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from qabert.cli.common import add_dtype, model_parser, model_tasks, positive, report_dropped, section
-from qabert.errors import InputError
+from qabert.cli.common import (
+    add_dtype,
+    add_labelled,
+    labelled_rows,
+    model_parser,
+    model_tasks,
+    positive,
+    report_dropped,
+    section,
+)
 from qabert.files import check_place
 
 
 def parser() -> argparse.ArgumentParser:
     """The command's flags."""
     parser = model_parser("Score a trained model on labelled rows.", sections=("input", "output"))
-    given, written = section(parser, "input"), section(parser, "output")
-    given.add_argument("--data", help="folder of data files, 'hub' or 'demo'")
-    given.add_argument("--split", default="dev", choices=["train", "dev", "test"], help="which rows [dev]")
-    given.add_argument("--tasks", help="some of the model's tasks, or a YAML file that says where their files are")
+    add_labelled(parser)
+    written = section(parser, "output")
     written.add_argument("--output_dir", help="write metrics.json and predictions/ there")
     written.add_argument(
         "--figures", help="draw label shares, confusions, errors and calibration there, as PNG and SVG"
@@ -25,7 +31,7 @@ def parser() -> argparse.ArgumentParser:
     written.add_argument(
         "--worst", type=positive, metavar="N", help="print the N rows of each task that its answers are furthest from"
     )
-    given.add_argument("--strict", action="store_true", help="stop at the first broken row")
+    section(parser, "input").add_argument("--strict", action="store_true", help="stop at the first broken row")
     add_dtype(parser)
     return parser
 
@@ -47,18 +53,7 @@ def run(argv: Sequence[str]) -> None:
         from qabert.evaluation.figures import model_figures, require_matplotlib
 
         require_matplotlib()
-    from qabert.data.sources import load_task
-
-    data = {
-        name: load_task(task, args.data, (args.split,), strict=args.strict, labelled=(args.split,), cache=True)
-        for name, task in tasks.items()
-    }
-    for name in tasks:
-        if args.split not in data[name].splits:
-            raise InputError(
-                f"task '{name}', key 'files': no file is declared for the split '{args.split}'; give --tasks the YAML "
-                "file that says where its rows are"
-            )
+    data = labelled_rows(tasks, args.data, args.split, args.strict)
     predictor = Predictor.from_pretrained(args.model, args.device, processes, args.dtype)
     from qabert.evaluation.metrics import multitask_score
     from qabert.evaluation.scores import answer_rows, result_table, score_answers

@@ -7,8 +7,7 @@ import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
-from qabert.cli.common import positive
-from qabert.errors import InputError
+from qabert.cli.common import file_and_flags, positive
 from qabert.files import check_place
 
 
@@ -30,17 +29,13 @@ def parser() -> argparse.ArgumentParser:
 
 def run(argv: Sequence[str]) -> None:
     """Train a plan's models and write the report."""
-    # As for training: after a flag that argparse doesn't know, the plan couldn't be told from the flag's value.
-    plan_file, words = (argv[0], argv[1:]) if argv and not argv[0].startswith("-") else (None, argv)
-    args, rest = parser().parse_known_args(words)
-    if plan_file is None:
-        raise InputError("give a plan first, such as scripts/reproductions/paper.yaml; then flags")
+    plan_file, args, rest = file_and_flags(parser(), argv, "a plan", "scripts/reproductions/paper.yaml")
     from qabert.training.plans import read_plan
     from qabert.training.recipes import flag_pairs
     from qabert.training.reproduce import reproduce
 
     check_place(Path(args.output_dir), folder=True)
-    plan = read_plan(Path(plan_file), flag_pairs(rest), args.seeds)
+    plan = read_plan(plan_file, flag_pairs(rest), args.seeds)
     command = shlex.join(["python", "scripts/reproduce.py", *argv])
     written = reproduce(plan, Path(args.output_dir), command=command, arms=args.arms, jobs=args.jobs)
     print(*(file for file in written if file.parent == Path(args.output_dir)), sep="\n")

@@ -6,7 +6,7 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from qabert.cli.common import positive
+from qabert.cli.common import file_and_flags, positive
 from qabert.errors import InputError
 
 
@@ -33,11 +33,7 @@ def parser() -> argparse.ArgumentParser:
 
 def run(argv: Sequence[str]) -> None:
     """Search, then write trials, figures and the best recipe."""
-    # As for training: after a flag that argparse doesn't know, the file couldn't be told from the flag's value.
-    file, words = (argv[0], argv[1:]) if argv and not argv[0].startswith("-") else (None, argv)
-    args, rest = parser().parse_known_args(words)
-    if file is None:
-        raise InputError("give a sweep first, such as scripts/sweeps/tpe.yaml; then flags")
+    file, args, rest = file_and_flags(parser(), argv, "a sweep", "scripts/sweeps/tpe.yaml")
     from qabert.training.recipes import flag_pairs
     from qabert.training.sweeps import read_sweep
 
@@ -46,7 +42,7 @@ def run(argv: Sequence[str]) -> None:
     flags = flag_pairs(rest)
     if "seed" in flags:
         raise InputError("key 'seed': write it into the file, of the sampler at its top or of training in 'settings'")
-    sweep = read_sweep(Path(file), own | flags)
+    sweep = read_sweep(file, own | flags)
     from qabert.training.search import search
 
     for path in search(sweep, output, keep_models=keep_models):

@@ -169,7 +169,6 @@ class RunArguments:
             self._check_hub()
         for one, other, why in (
             ("teachers", "freeze_encoder", "heads alone have little to learn"),
-            ("both_orders", "freeze_encoder", "rows are embedded once"),
             ("layer_decay", "freeze_encoder", "no layer learns"),
             ("lora_rank", "freeze_encoder", "adapters are in the encoder"),
             (

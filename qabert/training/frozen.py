@@ -10,6 +10,7 @@ import torch
 from torch.utils.data import Dataset
 from tqdm.auto import tqdm
 
+from qabert.data.orders import BothOrders
 from qabert.data.sampling import column, longest_first
 
 #: Embeddings `(rows, width)` of features that the collator can stack.
@@ -81,3 +82,10 @@ class FrozenFeatures(Dataset):
     def fill(self, embed: Embed, batch_size: int, quiet: bool) -> None:
         """Embed those of these rows that haven't been."""
         self.source.fill(self.rows, embed, batch_size, quiet)
+
+
+def frozen(features: Any) -> Any:
+    """Features as `FrozenFeatures`; of pairs in both orders, either order's."""
+    if isinstance(features, BothOrders):
+        return BothOrders(FrozenFeatures(features.features), FrozenFeatures(features.exchanged))
+    return FrozenFeatures(features)

@@ -33,7 +33,7 @@ from qabert.training.adding_tasks import TrainedModel, adopt
 from qabert.training.arguments import RunArguments
 from qabert.training.building import build_trainer, encode_more, load_features
 from qabert.training.encoders import find_encoder, load_tokenizer
-from qabert.training.frozen import FrozenFeatures
+from qabert.training.frozen import frozen
 from qabert.training.lora import ADAPTER, finish, require_peft, weight_counts
 from qabert.training.output import (
     METRICS,
@@ -125,7 +125,7 @@ def _train(
     stage = load_stage(args, tasks, rows, copy.deepcopy(tokenizer)) if start_from is None else None
     summary = summarise(tasks, rows, features)
     if args.freeze_encoder:
-        features = {name: {split: FrozenFeatures(used) for split, used in features[name].items()} for name in tasks}
+        features = {name: {split: frozen(used) for split, used in features[name].items()} for name in tasks}
     if main:
         if args.data == "demo":
             print(DEMO_NOTE)

@@ -143,7 +143,8 @@ class QABertTrainer(StepTrainer):
 
     def _embed_drawn_rows(self, sampler: TaskBatchSampler) -> None:
         """Embed what this process will draw, in all epochs together: batches of like length are fast."""
-        parts = self.train_dataset.datasets  # type: ignore[union-attr]
+        whole = self.train_dataset.datasets  # type: ignore[union-attr]
+        parts = [part for task in whole for part in getattr(task, "datasets", (task,))]  # a pair's two orders
         if not any(isinstance(part, FrozenFeatures) for part in parts):
             return
         epochs = sampler.epochs

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+
 import numpy as np
 import pytest
 import torch
@@ -12,7 +14,6 @@ from qabert.data.sampling import TaskBatchSampler, TaskRows
 from qabert.errors import InputError
 from qabert.inference import Predictor
 from qabert.tasks import QUORA, SST, STS, Task
-from qabert.training.arguments import RunArguments
 from qabert.training.recipes import parse
 from qabert.training.run import train
 
@@ -72,14 +73,18 @@ def test_answers_do_not_depend_on_the_order(save_checkpoint, tmp_path, input_for
     assert list(predictor.predict("sst", [("ab cd", None)])) == list(single.predict("sst", [("ab cd", None)]))
 
 
-def test_a_run_scores_as_its_model_answers(encoder_path, course_folder, tmp_path):
-    words = WORDS.split()
+@pytest.mark.parametrize("frozen", ["", "--freeze_encoder true", "of a model"])
+def test_a_run_scores_as_its_model_answers(encoder_path, course_folder, save_checkpoint, tmp_path, frozen):
     output = tmp_path / "run"
-    result = train(
-        parse([*words, "--data", str(course_folder), "--encoder", encoder_path, "--output_dir", str(output)])
-    )
-    import csv
-
+    words = [*WORDS.split(), "--data", str(course_folder), "--output_dir", str(output)]
+    if frozen == "of a model":  # which says itself that it answers in both orders
+        model = save_checkpoint(tmp_path / "m", tasks=[SST, STS], both_orders=True, input_format="joint", max_length=32)
+        for key in ("--both_orders", "--format", "--head_blocks", "--max_length"):
+            del words[words.index(key) : words.index(key) + 2]
+        words += ["--model", str(model), "--freeze_encoder", "true"]
+    else:
+        words += ["--encoder", encoder_path, *frozen.split()]
+    result = train(parse(words))
     with (course_folder / "sts-dev.csv").open(encoding="utf-8", newline="") as file:
         rows = [(row["sentence1"], row["sentence2"]) for row in csv.DictReader(file, delimiter="\t")]
     values = np.concatenate(list(Predictor.from_pretrained(str(output), "cpu").answers("sts", rows)))
@@ -109,10 +114,8 @@ def test_a_task_that_can_not_be_so(fields, message):
         Task(**({"name": "t", "problem": "classification", "question": "?", "labels": ("a", "b")} | fields))
 
 
-def test_the_papers_tasks_and_frozen_encoders():
+def test_the_papers_tasks():
     assert (SST.ordered, STS.symmetric, QUORA.symmetric, STS.ordered) == (True, True, True, False)
-    with pytest.raises(InputError, match="'both_orders' and 'freeze_encoder'"):
-        RunArguments(both_orders=True, freeze_encoder=True)
 
 
 def test_a_model_is_deterministic_in_both_orders(save_checkpoint, tmp_path):

@@ -109,13 +109,15 @@ def test_selections_share_what_is_embedded(course_features):
     assert calls == [2, 1]
 
 
-@pytest.mark.parametrize("form", ["qa", "separate"])
-def test_a_run_embeds_each_row_once_and_goes_on_as_the_whole_one(form, encoder_path, course_folder, tmp_path, seen):
+@pytest.mark.parametrize(("form", "both"), [("qa", "false"), ("separate", "false"), ("joint", "true")])
+def test_a_run_embeds_each_row_once_and_goes_on_as_the_whole_one(
+    form, both, encoder_path, course_folder, tmp_path, seen
+):
     words = (
         f"--data {course_folder} --encoder {encoder_path} --format {form} --max_length 128 --head_blocks 1 "
         "--use_cpu true --disable_tqdm true --freeze_encoder true --num_train_epochs 2 --learning_rate 1e-2 "
         "--logging_steps 1 --eval_examples sst=7,sts=8 --save_strategy steps --save_steps 5 --eval_strategy steps "
-        "--eval_steps 5 --save_total_limit 20 --score_untrained true"
+        f"--eval_steps 5 --save_total_limit 20 --score_untrained true --both_orders {both}"
     ).split()
     whole = run.train(parse([*words, "--output_dir", str(tmp_path / "whole")]))
     counts = {row: seen.count(row) for row in seen}
