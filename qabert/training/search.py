@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,19 +25,19 @@ from accelerate.state import AcceleratorState
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from qabert.errors import InputError, RunError, Stopped
-from qabert.files import check_place, csv_writer, whole_file
+from qabert.files import check_place, whole_file
 from qabert.processes import launched_processes
-from qabert.tables import table
 from qabert.training.output import METRICS, alone
 from qabert.training.plans import changed_key
 from qabert.training.run import train
+from qabert.training.sweep_results import is_done, write_results, write_trials
 from qabert.training.sweeps import Sweep, packed, shown, unpacked
 from qabert.yaml_files import read_yaml
 
 if TYPE_CHECKING:
     import optuna
 
-SWEEP, DATABASE, TRIALS, BEST = "sweep.yaml", "sweep.db", "trials.csv", "best.yaml"
+SWEEP, DATABASE = "sweep.yaml", "sweep.db"
 #: What stays of a trial whose model isn't kept.
 _KEPT = {METRICS, "arguments.yaml", "predictions", "tensorboard", "trackers.json"}
 #: Settings that a sweep may change underway.
@@ -218,8 +218,8 @@ def search(sweep: Sweep, output: Path, *, keep_models: bool = False) -> list[Pat
             if isinstance(error, InputError) or "No trials are completed" not in str(error):
                 raise
         finally:
-            written = _write_trials(sweep, study, output)
-        return written + _write_results(sweep, study, output)
+            written = write_trials(sweep, study, output)
+        return written + write_results(sweep, study, output)
 
 
 def _require_optuna() -> None:
@@ -278,7 +278,7 @@ def _prepare(sweep: Sweep, study: optuna.Study) -> int:
         if trial.state == TrialState.RUNNING:
             study.tell(trial.number, state=TrialState.FAIL)
     trials = study.trials
-    done = {trial.user_attrs["trial"] for trial in trials if _is_done(trial)}
+    done = {trial.user_attrs["trial"] for trial in trials if is_done(trial)}
     waiting = {trial.user_attrs["trial"] for trial in trials if trial.state == TrialState.WAITING}
     points = sweep.points()
     if points is None:
@@ -292,98 +292,3 @@ def _prepare(sweep: Sweep, study: optuna.Study) -> int:
             fixed = {key: packed(value) for key, value in values.items()}
             study.enqueue_trial(fixed, user_attrs={"trial": number, "seconds": seconds})
     return max(sweep.number - len(done), 0)
-
-
-def _is_done(trial: optuna.trial.FrozenTrial) -> bool:
-    """Whether a trial ended by itself: well, pruned, or with an error of its own."""
-    return "trial" in trial.user_attrs and (
-        trial.state.name in ("COMPLETE", "PRUNED") or (trial.state.name == "FAIL" and "error" in trial.user_attrs)
-    )
-
-
-def trial_lines(study: optuna.Study) -> list[dict[str, Any]]:
-    """The trials that are done, in their order: number, state, score, values, scores by task, steps, seconds, error."""
-    states = {"COMPLETE": "complete", "PRUNED": "pruned", "FAIL": "failed"}
-    lines = []
-    for trial in study.trials:
-        if not _is_done(trial):
-            continue
-        last = trial.intermediate_values[max(trial.intermediate_values)] if trial.intermediate_values else None
-        lines.append({
-            "trial": trial.user_attrs["trial"],
-            "state": states[trial.state.name],
-            "score": trial.value if trial.state.name == "COMPLETE" else last,
-            "values": {key: unpacked(value) for key, value in trial.params.items()},
-            "scores": trial.user_attrs.get("scores", {}),
-            "steps": trial.user_attrs.get("steps"),
-            "evaluations": len(trial.intermediate_values),
-            "seconds": trial.user_attrs.get("seconds"),
-            "error": trial.user_attrs.get("error"),
-        })  # fmt: skip
-    return sorted(lines, key=lambda line: line["trial"])
-
-
-def _write_trials(sweep: Sweep, study: optuna.Study, output: Path) -> list[Path]:
-    lines = trial_lines(study)
-    metrics = list(
-        dict.fromkeys((task, name) for line in lines for task, own in line["scores"].items() for name in own)
-    )
-    with whole_file(output / TRIALS) as file:
-        writer = csv_writer(file)
-        heads = ["trial", "state", "score", *sweep.space, *(f"{task}_{name}" for task, name in metrics)]
-        writer.writerow([*heads, "evaluations", "steps", "seconds", "error"])
-        for line in lines:
-            values = [line["values"].get(key) for key in sweep.space]
-            scores = [line["scores"].get(task, {}).get(name) for task, name in metrics]
-            first = [line["trial"], line["state"], line["score"], *values, *scores]
-            writer.writerow([*first, line["evaluations"], line["steps"], line["seconds"], line["error"]])
-    return [output / TRIALS]
-
-
-def _write_results(sweep: Sweep, study: optuna.Study, output: Path) -> list[Path]:
-    """Figures, the best recipe, and the table on the screen."""
-    from qabert.evaluation.figures import sweeps as figures
-    from qabert.evaluation.figures.style import save_figure
-
-    lines = trial_lines(study)
-    complete = sorted((line for line in lines if line["state"] == "complete"), key=lambda line: -line["score"])
-    if not complete:
-        errors = [line["error"] for line in lines if line["error"]]
-        raise RunError(f"no trial came to its end: {errors[0] if errors else 'all were pruned'}")
-    drawn = {
-        "history": figures.search_history_figure(lines),
-        "space": figures.search_space_figure(lines, sweep.space),
-        "parallel": figures.parallel_figure(lines, sweep.space),
-        "importance": figures.importance_figure(_importances(sweep, study)),
-    }
-    paths = [path for name, figure in drawn.items() for path in save_figure(figure, output / "figures", name)]
-    best = complete[0]
-    keys = sweep.keys(best["values"]) | {"output_dir": str(output / "best")}
-    with whole_file(output / BEST) as file:
-        file.write(f"# Trial {best['trial']} of {sweep.number}, the best: score {best['score']:.4f}.\n")
-        yaml.safe_dump(keys, file, sort_keys=False, allow_unicode=True)
-    print("\n" + _best_table(sweep, complete[:10]))
-    counts = {state: sum(line["state"] == state for line in lines) for state in ("complete", "pruned", "failed")}
-    print(", ".join(f"{count} {state}" for state, count in counts.items() if count))
-    print(f"train the best: python scripts/train.py {output / BEST}")
-    return [*paths, output / BEST]
-
-
-def _best_table(sweep: Sweep, lines: Sequence[Mapping[str, Any]]) -> str:
-    rows = [
-        [str(line["trial"]), f"{line['score']:.4f}",
-         *(shown({"": line["values"][key]}).strip() for key in sweep.space), f"{line['seconds'] / 60:.1f}"]
-        for line in lines
-    ]  # fmt: skip
-    return table(["trial", "score", *sweep.space, "minutes"], rows)
-
-
-def _importances(sweep: Sweep, study: optuna.Study) -> dict[str, float]:
-    """By key, the share of the scores' variance; empty where the trials can't tell."""
-    import optuna
-
-    scores = {trial.value for trial in study.trials if trial.state.name == "COMPLETE"}
-    if len(scores) < 4:
-        return {}
-    evaluator = optuna.importance.FanovaImportanceEvaluator(seed=sweep.seed)
-    return optuna.importance.get_param_importances(study, evaluator=evaluator)

@@ -10,7 +10,8 @@ import pytest
 from qabert.errors import InputError, RunError
 from qabert.training.recipes import from_keys
 from qabert.training.run import train
-from qabert.training.trackers import TRACKERS, Trackers, tracked_names, tracker_names
+from qabert.training.tracker_services import TRACKERS
+from qabert.training.trackers import Trackers, tracked_names, tracker_names
 
 NAMES = {
     "train/loss", "train/sts/loss", "train/learning_rate", "eval/sts/pearson", "eval/score", "eval/loss",
