@@ -1,4 +1,4 @@
-"""What is a task?  `Task`, the paper's three, and tasks read from YAML.
+"""What is a task?  `Task`, and the paper's three.
 
 A task is declared once and everything follows from it: how rows are read, how its prompt reads, which head and loss
 it gets, which metrics judge it.  This module touches neither torch nor transformers, so it imports in milliseconds.
@@ -11,12 +11,10 @@ import math
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from string import Formatter
 from typing import Any
 
 from qabert.errors import InputError, is_unicode, suggest, unknown
-from qabert.yaml_files import read_yaml
 
 PROBLEMS = ("classification", "regression", "binary")
 #: Metrics by problem; the first one counts towards the score that selects the best model.
@@ -337,82 +335,3 @@ QUORA = Task(
 )
 #: The paper's tasks in the paper's order (section 4.1).
 PAPER_TASKS: dict[str, Task] = {task.name: task for task in (SST, STS, QUORA)}
-
-
-def parse_tasks(
-    declared: Mapping[str, Any], where: str, folder: Path | None = None, known: Mapping[str, Task] | None = None
-) -> dict[str, Task]:
-    """Tasks from the `tasks:` mapping of a YAML file: `{name: {problem: …, question: …, …}}`.
-
-    A name of one of the paper's tasks with nothing after it means that task; with keys, they change it.
-
-    Args:
-        declared: The mapping.
-        where: What to call its place in errors.
-        folder: Folder that relative `files` are meant from; None leaves them relative to `--data`.
-        known: Tasks that a trained model has: their names mean them, as those of the paper's tasks do.
-    """
-    tasks: dict[str, Task] = {}
-    bases = {name: dataclasses.asdict(task) for name, task in PAPER_TASKS.items()}
-    for name, task in (known or {}).items():
-        bases[name] = bases.get(name, {}) | task.to_dict()
-    for name, values in declared.items():
-        place = f"{where}, task '{name}'"
-        if not isinstance(values, Mapping | None):
-            raise InputError(f"{place}: expected 'key: value' lines, got {values!r}")
-        values = dict(values or {})
-        if not values and name not in bases:
-            raise unknown("task", name, bases, where)
-        if folder is not None and isinstance(values.get("files"), Mapping):
-            if any(file == "" for file in values["files"].values()):
-                raise InputError(f"{place}, key 'files': a file's name is empty")
-            # What is no text stays as it is, for the task to refuse.
-            values["files"] = {
-                split: str(folder / file) if isinstance(file, str) else file for split, file in values["files"].items()
-            }
-        values = {key: value for key, value in bases.get(name, {}).items() if value is not None} | values
-        try:
-            tasks[name] = Task.from_dict(values | {"name": name}, place)
-        except InputError as error:
-            if folder is None or str(error).startswith(where):
-                raise
-            raise InputError(f"{where}: {error}") from None
-    if not tasks:
-        raise InputError(f"{where}: no task is declared")
-    return tasks
-
-
-def load_tasks(
-    spec: str | Iterable[str] | Mapping[str, Any] | None, where: str = "tasks", known: Mapping[str, Task] | None = None
-) -> dict[str, Task]:
-    """Tasks by what a recipe or a flag says: names of the paper's (`sst,sts`) or of `known`, a YAML file, or a mapping.
-
-    Raises:
-        InputError: An unknown name or key, or a declaration that can't work.
-    """
-    if spec is None:
-        return dict(PAPER_TASKS)
-    if isinstance(spec, Mapping):
-        return parse_tasks(spec, where, known=known)
-    listed = spec.split(",") if isinstance(spec, str) else list(spec) if isinstance(spec, Iterable) else [spec]
-    if not all(isinstance(name, str) for name in listed):
-        raise InputError(f"{where}: got {spec!r}; expected names of tasks, a YAML file or a mapping")
-    names = [name.strip() for name in listed]
-    if len(names) == 1 and names[0].endswith((".yaml", ".yml")):
-        path = Path(names[0])
-        values = read_yaml(path)
-        if set(values) != {"tasks"}:
-            indent = "; indent them under it" if "tasks" in values else ""
-            raise InputError(
-                f"{path}: expected one key, 'tasks:', with the tasks under it; got {sorted(values)}{indent}"
-            )
-        if not isinstance(values["tasks"], Mapping):
-            got = "nothing" if values["tasks"] is None else f"a {type(values['tasks']).__name__}"
-            raise InputError(
-                f"{path}: expected one key, 'tasks:', with the tasks under it, 'NAME:' and the task's own lines "
-                f"indented below it; got {got}"
-            )
-        return parse_tasks(values["tasks"], str(path), path.parent.resolve(), known)
-    if len(set(names)) < len(names):
-        raise InputError(f"{where}: a task is named twice in {names}")
-    return parse_tasks(dict.fromkeys(names), where, known=known)

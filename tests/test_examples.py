@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from qabert.data.sources import load_data
-from qabert.tasks import load_tasks
+from qabert.task_files import load_tasks
 from qabert.training.recipes import parse
 from qabert.training.run import train
 

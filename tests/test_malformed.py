@@ -18,7 +18,8 @@ from qabert.data.sources import load_data, load_task
 from qabert.errors import InputError
 from qabert.inference import Predictor, read_config
 from qabert.modeling import QABertModel
-from qabert.tasks import SST, load_tasks
+from qabert.task_files import load_tasks
+from qabert.tasks import SST
 from qabert.training.recipes import parse
 
 CASES: dict[str, tuple[Callable, tuple[str, ...]]] = {}

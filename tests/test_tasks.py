@@ -15,7 +15,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from qabert.errors import InputError
-from qabert.tasks import METRICS, PAPER_TASKS, PROBLEMS, QUORA, SST, STS, Task, load_tasks, parse_tasks, read_yaml
+from qabert.task_files import load_tasks, parse_tasks
+from qabert.tasks import METRICS, PAPER_TASKS, PROBLEMS, QUORA, SST, STS, Task
+from qabert.yaml_files import read_yaml
 
 TEN_LINES = """\
 tasks:

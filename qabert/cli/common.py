@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 from qabert.errors import InputError, RunError, Stopped, is_unicode, printable, unknown
 from qabert.files import DISK_ERRORS
-from qabert.tasks import PAPER_TASKS, Task, load_tasks
+from qabert.task_files import load_tasks
+from qabert.tasks import PAPER_TASKS, Task
 
 if TYPE_CHECKING:
     from qabert.data.sources import TaskData

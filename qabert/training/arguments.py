@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from qabert.errors import InputError, suggest, unknown
 from qabert.processes import launched_processes
-from qabert.tasks import Task, load_tasks
+from qabert.task_files import load_tasks
+from qabert.tasks import Task
 from qabert.training.key_values import coerce
 
 if TYPE_CHECKING:

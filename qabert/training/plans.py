@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from qabert.errors import InputError, unknown
-from qabert.tasks import Task, load_tasks
+from qabert.task_files import load_tasks
+from qabert.tasks import Task
 from qabert.training.arguments import RunArguments
 from qabert.training.recipes import from_keys
 from qabert.yaml_files import read_yaml

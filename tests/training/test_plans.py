@@ -8,7 +8,8 @@ import pytest
 import yaml
 
 from qabert.errors import InputError
-from qabert.tasks import PAPER_TASKS, load_tasks
+from qabert.task_files import load_tasks
+from qabert.tasks import PAPER_TASKS
 from qabert.training.plans import Plan, read_plan
 
 PLANS = sorted((Path(__file__).parents[2] / "scripts" / "reproductions").glob("*.yaml"))
