@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from qabert.evaluation.metrics import task_columns
+from qabert.evaluation.mistakes import row_losses
 from qabert.tables import table
 from qabert.tasks import Task
 
@@ -83,10 +84,7 @@ def scaled(task: Task, probabilities: ArrayLike, temperature: float) -> NDArray[
 
 def log_loss(task: Task, labels: ArrayLike, probabilities: ArrayLike) -> float:
     """Mean negative logarithm of the true label's probability, in nats."""
-    given = np.asarray(probabilities, dtype=np.float64)
-    both = np.stack([1 - given, given], axis=-1) if task.problem == "binary" else given
-    true = np.asarray(labels, dtype=np.int64)
-    return float(-np.log(np.clip(both[np.arange(len(true)), true], 1e-30, None)).mean())
+    return float(row_losses(task, labels, np.asarray(probabilities, dtype=np.float64)).mean())
 
 
 def best_temperature(task: Task, labels: ArrayLike, probabilities: ArrayLike) -> float:
