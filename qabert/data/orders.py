@@ -37,3 +37,12 @@ class BothOrders(Dataset):
     def both(self) -> ConcatDataset:
         """All rows as they were given, then all of them exchanged."""
         return ConcatDataset([self.features, self.exchanged])
+
+
+def joined(features: Any, more: Any) -> Any:
+    """Features of rows and then of further rows of the same task, both of them `BothOrders` or neither."""
+    if isinstance(features, BothOrders):
+        return BothOrders(joined(features.features, more.features), joined(features.exchanged, more.exchanged))
+    import datasets
+
+    return datasets.concatenate_datasets([features, more])

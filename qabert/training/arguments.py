@@ -123,8 +123,8 @@ class RunArguments:
     teachers: dict[str, list[str]] = _field(
         dict, "trained models whose answers to a task's training rows are learnt beside the labels: sst=runs/large"
     )
-    fragments: dict[str, int] = _field(
-        dict, "parts of a task's training sentences as further rows that its teachers label, so many each: sst=8"
+    augment: dict[str, int] = _field(
+        dict, "further rows for a task's teachers to label, so many a sentence: its parts, or new pairs with it: sst=2"
     )
     teacher_weight: float = _field(0.5, "share of a row's target that is its teacher's answer", low=1e-6, high=1.0)
     loss_weights: dict[str, float] = _field(dict, "factor of a task's loss: sst=2; 1 where not named")

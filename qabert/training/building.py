@@ -32,26 +32,35 @@ def load_features(args: RunArguments, tasks: Mapping[str, Task], tokenizer: Any)
     Raises:
         InputError: Rows that can't be loaded, or a question that leaves no room for sentences in `max_length`.
     """
-    encoders = {
-        name: [
-            PromptEncoder(args.format, tokenizer, task, args.max_length, order)
-            for order in ((False, True) if args.both_orders and task.symmetric else (False,))
-        ]
-        for name, task in tasks.items()
-    }
+    encoders = {name: prompt_encoders(args, task, tokenizer) for name, task in tasks.items()}
     rows = load_data(tasks, args.data, strict=args.strict, cache=args.cache)
 
     def made(name: str, split: str) -> Any:
         used, key = rows[name].splits[split], rows[name].keys.get(split)
-        found = [encode(used, encoder, key, f"{name} {split}") for encoder in encoders[name]]
-        return BothOrders(*found) if len(found) > 1 else found[0]
+        return encode_rows(encoders[name], used, key, f"{name} {split}")
 
     return rows, {name: {split: made(name, split) for split in rows[name].splits} for name in tasks}
 
 
+def prompt_encoders(args: RunArguments, task: Task, tokenizer: Any) -> list[PromptEncoder]:
+    """What encodes a task's rows: one for rows as they are and, where both orders count, one for rows exchanged.
+
+    Raises:
+        InputError: The task's question leaves no room for sentences in `max_length`.
+    """
+    orders = (False, True) if args.both_orders and task.symmetric else (False,)
+    return [PromptEncoder(args.format, tokenizer, task, args.max_length, order) for order in orders]
+
+
+def encode_rows(encoders: Sequence[PromptEncoder], rows: Any, key: str | None, title: str) -> Any:
+    """Features of rows, as `BothOrders` if there are two encoders; for the arguments see `qabert.data.cache.encode`."""
+    found = [encode(rows, encoder, key, title) for encoder in encoders]
+    return BothOrders(*found) if len(found) > 1 else found[0]
+
+
 def encode_more(args: RunArguments, task: Task, rows: Any, tokenizer: Any) -> Any:
-    """Features of further rows of a task of one sentence, in memory."""
-    return encode(rows, PromptEncoder(args.format, tokenizer, task, args.max_length), None, f"{task.name} parts")
+    """Features of further rows of a task, in memory."""
+    return encode_rows(prompt_encoders(args, task, tokenizer), rows, None, f"{task.name} further rows")
 
 
 def build_model(

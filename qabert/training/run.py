@@ -114,7 +114,7 @@ def _train(
         return done
     if main and args.resume == "auto" and holds_files(output):
         print(goes_on_from(output, checkpoint))
-    check_teachers(args.teachers, tasks, args.fragments)
+    check_teachers(args.teachers, tasks, args.augment)
     start_from = start_encoder(args, encoder, checkpoint)
     base = None if args.model is None else TrainedModel(args.model, tasks, args)
     tokenizer = load_tokenizer(encoder, args.max_length) if base is None else base.tokenizer

@@ -2,27 +2,29 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
-import uuid
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from datasets import concatenate_datasets
+from datasets.arrow_writer import ArrowWriter
 from torch.utils.data import Dataset
+from tqdm.auto import tqdm
 from transformers import TrainingArguments
 
 import qabert
 from qabert.answers import decide
 from qabert.checkpoints import CHECKSUMS
+from qabert.data.augmentation import further_rows
 from qabert.data.cache import cached
-from qabert.data.fragments import fragments, with_labels
+from qabert.data.orders import joined
 from qabert.data.sources import TaskData
 from qabert.errors import InputError, unknown
-from qabert.inference import CHUNK, Predictor, read_config
+from qabert.inference import Predictor, read_config
 from qabert.model_files import local_folder
 from qabert.tasks import Task
 from qabert.training.arguments import RunArguments
@@ -32,6 +34,8 @@ if TYPE_CHECKING:
 
 #: What a teacher's task has to have in common with the run's; it may ask another question.
 MEANING = ("problem", "labels", "range", "pair")
+#: Rows that a teacher answers at once, and that are kept together.
+SHARE = 1024
 
 
 class Taught(Dataset):
@@ -64,25 +68,25 @@ class Taught(Dataset):
 
 
 def check_teachers(
-    teachers: Mapping[str, Sequence[str]], tasks: Mapping[str, Task], parts: Mapping[str, int] | None = None
+    teachers: Mapping[str, Sequence[str]], tasks: Mapping[str, Task], augment: Mapping[str, int] | None = None
 ) -> None:
     """Check that each teacher has the task it is to teach.
 
     Args:
         teachers: Folders or hub names of trained models, by task.
         tasks: The run's.
-        parts: The run's `fragments`.
+        augment: The run's.
 
     Raises:
-        InputError: There is no such task or model, or it answers something else; or parts of sentences that can't be.
+        InputError: There is no such task or model, or it answers something else; or nobody would label further rows.
     """
-    for name in parts or {}:
+    for name in augment or {}:
         if name not in tasks:
-            raise unknown("task", name, tasks, "key 'fragments'")
+            raise unknown("task", name, tasks, "key 'augment'")
         if name not in teachers:
-            raise InputError(f"key 'fragments', task '{name}': nobody labels them; name its teacher in 'teachers' too")
-        if tasks[name].pair:
-            raise InputError(f"key 'fragments', task '{name}': only tasks of one sentence have parts of sentences")
+            raise InputError(
+                f"key 'augment', task '{name}': nobody labels the further rows; name its teacher in 'teachers' too"
+            )
     for name, models in teachers.items():
         if name not in tasks:
             raise unknown("task", name, tasks, "key 'teachers'")
@@ -107,11 +111,11 @@ def teach(
     encode_rows: Callable[[str, datasets.Dataset], Any],
     args: TrainingArguments,
 ) -> tuple[dict[str, Taught], dict[str, list[str]]]:
-    """What the teachers say of the training rows, and of parts of their sentences where `fragments` asks for them.
+    """What the teachers say of the training rows, and of further rows where `augment` asks for them.
 
     A teacher's answers are kept beside the tokenised rows (see `qabert.data.cache`), by its weights' checksum.  Of
-    several teachers' answers to a row the mean counts.  A part has no label of its own: its teachers' answer is all of
-    its target, and their decision the label that it is drawn by.
+    several teachers' answers to a row the mean counts.  A further row has no label of its own: its teachers' answer is
+    all of its target, and their decision the label that it is drawn by.
 
     Args:
         run: The run's arguments; `check_teachers` found nothing wrong with them.
@@ -130,12 +134,12 @@ def teach(
         answers = _mean_answers(models, name, data.splits["train"], data.keys.get("train"), args)
         weights = np.full(len(answers), run.teacher_weight, dtype=np.float32)
         ids[name] = list(data.splits["train"]["id"])
-        if count := run.fragments.get(name):
-            more = fragments(data.splits["train"], count, args.seed)
+        if count := run.augment.get(name):
+            more = further_rows(data.splits["train"], tasks[name].pair, count, args.seed)
             key = data.keys.get("train") and f"{data.keys['train']} {count} {args.seed}"
             said = _mean_answers(models, name, more, key, args)
-            labels = decide(tasks[name], said)
-            own = concatenate_datasets([own, with_labels(encode_rows(name, more), labels, own.features)])
+            labelled = more.add_column("label", decide(tasks[name], said).tolist()).cast(data.splits["train"].features)
+            own = joined(own, encode_rows(name, labelled))
             answers, weights = np.concatenate([answers, said]), np.append(weights, np.ones(len(said), np.float32))
             ids[name] += more["id"]
         taught[name] = Taught(own, answers, weights)
@@ -151,24 +155,38 @@ def _mean_answers(
 def _answers(
     model: str, task: str, rows: datasets.Dataset, rows_key: str | None, args: TrainingArguments
 ) -> np.ndarray:
-    """One teacher's answers; of several processes one computes them, where the others can read them."""
+    """One teacher's answers, share by share.
+
+    Each of several processes begins at a place of its own and goes once around: what another has computed, or computes
+    just then, it reads from the cache.  A run that was cut goes on with the share that it was at.
+    """
     dtype = "bfloat16" if args.bf16 else "float32"
-
-    def answered(**where: Any) -> datasets.Dataset:
-        predictor = Predictor.from_pretrained(model, str(args.device), dtype=dtype)
-
-        def answer(batch: Mapping[str, list[Any]]) -> dict[str, Any]:
-            pairs = zip(batch["text_a"], batch["text_b"], strict=True)
-            return {"answer": np.concatenate(list(predictor.answers(task, pairs)))}
-
-        title = f"{task}: answers of {model}"
-        told = {"batched": True, "batch_size": CHUNK, "remove_columns": rows.column_names, "desc": title}
-        return rows.map(answer, **told, **where, load_from_cache_file=False, new_fingerprint=uuid.uuid4().hex)
-
     key = _key(model, task, rows_key, dtype)
-    kept = None if key is None else cached(key, lambda path: answered(cache_file_name=path) and None)
-    found = answered(keep_in_memory=True) if kept is None else kept[0]
-    return np.asarray(found.with_format("numpy")["answer"][:], dtype=np.float32)
+    shares = range(0, len(rows), SHARE)
+    predictor: list[Predictor] = []  # loaded where something is left to answer
+
+    def computed(first: int) -> np.ndarray:
+        predictor[:] = predictor or [Predictor.from_pretrained(model, str(args.device), dtype=dtype)]
+        part = rows[first : first + SHARE]
+        return np.concatenate(list(predictor[0].answers(task, zip(part["text_a"], part["text_b"], strict=True))))
+
+    def written(first: int, path: str) -> None:
+        with ArrowWriter(path=path) as writer:
+            writer.write_batch({"answer": computed(first).tolist()})
+            writer.finalize()
+
+    def answered(first: int) -> np.ndarray:
+        kept = None if key is None else cached(_digest(key, str(first)), functools.partial(written, first))
+        return computed(first) if kept is None else kept[0].with_format("numpy")["answer"][:]
+
+    own = len(shares) * args.process_index // args.world_size
+    found = {}
+    quiet = args.disable_tqdm or args.process_index > 0
+    with tqdm(total=len(rows), desc=f"{task}: answers of {model}", unit="row", delay=2, disable=quiet) as bar:
+        for first in (*shares[own:], *shares[:own]):
+            found[first] = np.asarray(answered(first), dtype=np.float32)
+            bar.update(len(found[first]))
+    return np.concatenate([found[first] for first in shares])
 
 
 def _key(model: str, task: str, rows: str | None, dtype: str) -> str | None:
@@ -177,8 +195,12 @@ def _key(model: str, task: str, rows: str | None, dtype: str) -> str | None:
     if rows is None or not path.is_file():
         return None
     root = Path(qabert.__file__).parent
-    made_by = ("inference.py", "data/fragments.py", "training/teachers.py")
+    made_by = ("inference.py", "data/augmentation.py", "training/teachers.py")
     sources = [*sorted((root / "modeling").glob("*.py")), *(root / name for name in made_by)]
     parts = [path.read_bytes(), *(source.read_bytes() for source in sources)]
     told = [rows, task, dtype, torch.__version__, *(hashlib.sha256(part).hexdigest() for part in parts)]
-    return hashlib.sha256(json.dumps(["answers", *told]).encode()).hexdigest()
+    return _digest("answers", *told)
+
+
+def _digest(*parts: str) -> str:
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import shutil
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
+from qabert.data.augmentation import further_rows
 from qabert.data.sources import load_data
 from qabert.errors import InputError
 from qabert.inference import Predictor
 from qabert.tasks import PAPER_TASKS, Task
 from qabert.training import run as run_module
+from qabert.training import teachers as teachers_module
 from qabert.training.arguments import RunArguments
 from qabert.training.recipes import parse
 from qabert.training.run import train
@@ -83,6 +86,48 @@ def test_answers_are_kept_by_what_they_follow_from(models, course_folder, tmp_pa
     assert len(asked) == 3
 
 
+def test_several_processes_share_a_teachers_rows(models, course_folder, tmp_path, monkeypatch):
+    """Each begins at its own place and takes from the cache what others have, so a cut run goes on where it was."""
+    from qabert.checkpoints import write_checksums
+    from qabert.data import cache
+
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(cache, "SMALLEST", 1)
+    monkeypatch.setattr(teachers_module, "SHARE", 8)
+    rows = load_data({"sst": PAPER_TASKS["sst"]}, str(course_folder), cache=True)["sst"]
+    split, key = rows.splits["train"], rows.keys["train"]
+    model = str(shutil.copytree(models[0], tmp_path / "model"))
+    write_checksums(tmp_path / "model")
+    number = {text: row for row, text in enumerate(split["text_a"])}
+    args = SimpleNamespace(bf16=False, device="cpu", disable_tqdm=True, process_index=0, world_size=2)
+    expected = teachers_module._answers(model, "sst", split, None, args)
+    assert len(expected) == len(split) > 30
+    asked = []
+    real = Predictor.answers
+
+    def answers(self, task, pairs):
+        pairs = list(pairs)
+        asked.append(number[pairs[0][0]])
+        if len(asked) == stop:
+            raise KeyboardInterrupt
+        return real(self, task, pairs)
+
+    monkeypatch.setattr(Predictor, "answers", answers)
+    stop, args.process_index = 3, 1
+    with pytest.raises(KeyboardInterrupt):
+        teachers_module._answers(model, "sst", split, key, args)
+    starts = list(range(0, len(split), 8))
+    half = len(starts) // 2
+    assert asked == starts[half : half + 3]
+    stop, args.process_index = None, 0
+    asked.clear()
+    np.testing.assert_allclose(teachers_module._answers(model, "sst", split, key, args), expected, atol=1e-6)
+    assert asked == [*starts[:half], *starts[half + 2 :]]
+    args.process_index = 1
+    np.testing.assert_allclose(teachers_module._answers(model, "sst", split, key, args), expected, atol=1e-6)
+    assert len(asked) == len(starts) - 2
+
+
 @pytest.mark.parametrize("both", ["true", "false"])
 def test_every_drawn_row_has_its_own_teachers_answer(models, course_folder, encoder_path, tmp_path, monkeypatch, both):
     seen, kept = [], {}
@@ -142,9 +187,9 @@ def test_a_student_follows_its_teacher(save_checkpoint, course_folder, encoder_p
     assert apart["taught"] < apart["alone"]
 
 
-def test_parts_of_sentences_are_rows_that_the_teacher_labels(
-    models, course_folder, encoder_path, tmp_path, monkeypatch
-):
+@pytest.fixture
+def kept(monkeypatch):
+    """What the run's `trainer` is, once it has been built."""
     kept = {}
     real = run_module.build_trainer
 
@@ -153,7 +198,11 @@ def test_parts_of_sentences_are_rows_that_the_teacher_labels(
         return kept["trainer"]
 
     monkeypatch.setattr(run_module, "build_trainer", spied)
-    more = ["--teachers", f"sst={models[0]}", "--fragments", "sst=3", "--teacher_weight", "0.25"]
+    return kept
+
+
+def test_parts_of_sentences_are_rows_that_the_teacher_labels(models, course_folder, encoder_path, tmp_path, kept):
+    more = ["--teachers", f"sst={models[0]}", "--augment", "sst=3", "--teacher_weight", "0.25"]
     base = words(course_folder, encoder_path, tmp_path / "run", *more)
     result = train(parse(base))
     trainer = kept["trainer"]
@@ -189,15 +238,37 @@ def test_what_can_not_teach_is_named(save_checkpoint, tmp_path):
     ):
         with pytest.raises(InputError, match=message):
             check_teachers(teachers, PAPER_TASKS)
-    for parts, message in (
-        ({"sst": 2}, "nobody labels them"),
+    for augment, message in (
+        ({"sst": 2}, "nobody labels the further rows"),
         ({"stt": 2}, "'stt'.*did you mean"),
-        ({"sts": 2}, "only tasks of one sentence"),
     ):
         with pytest.raises(InputError, match=message):
-            check_teachers({"sts": []}, PAPER_TASKS, parts)
+            check_teachers({"sts": []}, PAPER_TASKS, augment)
     with pytest.raises(InputError, match="'teachers' and 'freeze_encoder'"):
         RunArguments(teachers={"sst": model}, freeze_encoder=True)
     for value in ("sst", {"sst": []}, {"sst": 3}, ["a"]):
         with pytest.raises(InputError, match=r"key 'teachers' has .*; expected a model"):
             RunArguments(teachers=value)
+
+
+def test_new_pairs_are_rows_that_the_teacher_labels(models, course_folder, encoder_path, tmp_path, kept):
+    """Trained in both orders like the rows that were given, and answered as they are."""
+    more = ["--teachers", f"sts={models[0]}", "--augment", "sts=2", "--both_orders", "true"]
+    result = train(parse(words(course_folder, encoder_path, tmp_path / "run", *more)))
+    trainer = kept["trainer"]
+    taught = trainer.train_dataset.datasets[list(PAPER_TASKS).index("sts")]
+    rows = load_data(PAPER_TASKS, str(course_folder))["sts"].splits["train"]
+    new = further_rows(rows, True, 2, trainer.args.seed)
+    count = len(rows) + len(new)
+    assert len(new) > len(rows) and len(taught) == 2 * count and len(taught.answers) == count
+    assert trainer.row_ids["sts"] == [*rows["id"], *new["id"]]
+    pairs = list(zip(new["text_a"], new["text_b"], strict=True))
+    wanted = np.concatenate(list(Predictor.from_pretrained(models[0], "cpu").answers("sts", pairs)))
+    np.testing.assert_allclose(taught.answers[len(rows) :], wanted, atol=1e-4)
+    for number, (a, b) in enumerate(pairs, len(rows)):
+        for at, texts in ((number, (a, b)), (number + count, (b, a))):
+            ids = trainer.processing_class(*texts)["input_ids"]
+            assert len(ids) > 32 or taught[at]["input_ids"][0] == ids
+    for number, label in enumerate(wanted):
+        assert abs(taught[len(rows) + number]["labels"] - label) < 1e-4
+    assert result["data"]["sts"]["train"]["used"] == len(rows)
