@@ -106,7 +106,7 @@ def reproduce(
 
 
 def check_recipe(plan: Plan, arm: str, seed: int, output: Path) -> None:
-    """Check one run's keys, and that a run already in its place has the same.
+    """Check one run's keys and teachers, and that a run already in its place has the same.
 
     Raises:
         InputError: They can't work, or differ.
@@ -121,7 +121,15 @@ def check_recipe(plan: Plan, arm: str, seed: int, output: Path) -> None:
                 f"arm '{arm}', seed {seed}: key '{key}' was {before.get(key)!r} in the run that {folder} holds and is "
                 f"{recipe.get(key)!r} now: choose another --output_dir, or delete that run"
             )
-    plan.arguments(arm, seed, folder).training_arguments()
+    args = plan.arguments(arm, seed, folder)
+    args.training_arguments()
+    if args.teachers and not is_done(folder):
+        from qabert.training.teachers import check_teachers
+
+        try:
+            check_teachers(args.teachers, args.load_tasks(), args.augment)
+        except InputError as error:
+            raise InputError(f"arm '{arm}': {error}") from None
 
 
 def write_plan(plan: Plan, output: Path, command: str) -> None:

@@ -125,6 +125,7 @@ def test_a_killed_reproduction_goes_on(plan, tmp_path):
     assert (second / "metrics.json").is_file() and (output / "report.html").is_file()
 
 
+@pytest.mark.slow
 def test_a_run_that_fails_is_named_and_ends_the_reproduction(plan, tmp_path):
     values = yaml.safe_load(plan.read_text())
     values["arms"] = {"long": {"max_length": 4096}, "qa": {"format": "qa"}}
@@ -155,6 +156,7 @@ def test_two_processes_do_not_train_one_run(done):
         (["--data", "nowhere"], "nowhere: no such folder"),
         (["--format", "qa"], "key 'format' is what the arm 'baseline'"),
         (["--seeds", "1,1"], "key 'seeds'"),
+        (["--teachers", "sst=nowhere"], "arm 'baseline': model 'nowhere'"),
     ],
 )
 def test_bad_input_ends_before_anything_is_written(plan, tmp_path, capsys, more, message):
