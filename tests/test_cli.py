@@ -411,3 +411,13 @@ def test_commands_run_without_a_scripts_path(trained):
     wrong = run("trian")
     assert wrong.returncode == 2 and b"unknown command" in wrong.stderr and b"usage: qabert COMMAND" in wrong.stderr
     assert b"unknown key 'learnig_rate'" in run("train", "--learnig_rate", "1").stderr
+
+
+def test_a_command_called_from_a_program_leaves_its_name_alone(capsys):
+    from qabert.cli import main
+
+    before = list(sys.argv)
+    with pytest.raises(SystemExit):
+        main(["predict"])
+    assert "qabert predict: error:" in capsys.readouterr().err
+    assert sys.argv == before

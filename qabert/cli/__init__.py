@@ -52,8 +52,11 @@ def main(argv: Sequence[str] | None = None) -> None:
         run_command(arm, argv[1:])
         return
     if name in COMMANDS:
-        sys.argv[0] = f"qabert {name}"  # what argparse calls itself
-        run(name, argv[1:])
+        called, sys.argv[0] = sys.argv[0], f"qabert {name}"  # what argparse calls itself
+        try:
+            run(name, argv[1:])
+        finally:
+            sys.argv[0] = called
         return
     if name == "--version":
         from qabert import __version__
