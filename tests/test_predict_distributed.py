@@ -83,7 +83,7 @@ def test_answers_and_scores_are_those_of_one_process(launch, trained, course_fol
     assert files["two"] == files["one"]
 
 
-@pytest.mark.parametrize("fault", ["raises", "killed"])
+@pytest.mark.parametrize("fault", ["raises", pytest.param("killed", marks=pytest.mark.slow)])
 def test_a_process_that_fails_leaves_no_output_and_keeps_nobody_waiting(launch, trained, tmp_path, fault):
     (tmp_path / "out").mkdir()
     rows, output = rows_file(tmp_path / "rows.txt", 77), tmp_path / "out" / "a.csv"

@@ -40,6 +40,7 @@ def metrics(folder):
     return json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("cut", ["accumulated", "distributed"])
 def test_fifty_steps(cut, runs):
     whole, other = metrics(runs / "whole"), metrics(runs / cut)

@@ -112,7 +112,8 @@ def test_a_run_of_two_processes_goes_on_inside_an_epoch_with_the_same_rows(runs)
     assert first == second
 
 
-@pytest.mark.parametrize("done", [pytest.param(True, marks=pytest.mark.slow), False])
+@pytest.mark.slow
+@pytest.mark.parametrize("done", [True, False])
 def test_a_run_of_one_process_goes_on_with_two(done, runs, words, torchrun, tmp_path):
     """The same rows a step, so the same run but for rounding; nobody waits for a step that another doesn't do."""
     folder, _ = runs

@@ -131,10 +131,11 @@ train_main(sys.argv[1:])
             [],
             ["at step 1, task 'sst', rows", "a batch of 2000 × ", "lower per_device_train_batch_size"],
         ),
-        (
+        pytest.param(
             "_predict_task",
             ["--score_untrained"],
             ["in an evaluation of 2,000 rows", "lower per_device_eval_batch_size or max_length"],
+            marks=pytest.mark.slow,
         ),
     ],
 )

@@ -31,7 +31,7 @@ def test_accelerate_reads_every_key(path):
     ("environment", "said"),
     [
         ({"WORLD_SIZE": "2", "RANK": "0", "LOCAL_RANK": "-1"}, "started 2 processes but the Trainer sees 1"),
-        ({"ACCELERATE_USE_FSDP": "true"}, "FSDP, which needs GPUs"),
+        pytest.param({"ACCELERATE_USE_FSDP": "true"}, "FSDP, which needs GPUs", marks=pytest.mark.slow),
     ],
 )
 def test_a_launcher_that_asks_for_something_else(environment, said, encoder_path, course_folder, tmp_path):

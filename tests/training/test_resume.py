@@ -42,7 +42,7 @@ KINDS = {
     "triplets": f"--order interleaved {BY_STEPS} --triplet_loss equation1 --triplet_examples sst=32,sts=32,quora=16",
 }
 #: The others are marked as slow.
-FIRST = ("sequential", "lora", "triplets")
+FIRST = ("interleaved",)
 
 
 class Killed(BaseException):
@@ -179,13 +179,13 @@ def test_a_state_that_names_a_best_checkpoint_elsewhere_is_not_followed(words, t
     ("kind", "signum"),
     [
         ("sequential", signal.SIGTERM),
-        ("cut", signal.SIGINT),
         *(
             pytest.param(*case, marks=pytest.mark.slow)
             for case in (
                 ("sequential", signal.SIGINT),
                 ("interleaved", signal.SIGTERM),
                 ("interleaved", signal.SIGINT),
+                ("cut", signal.SIGINT),
                 ("cut", signal.SIGTERM),
             )
         ),

@@ -104,6 +104,7 @@ def test_median_pruning_and_a_trial_that_diverges(tmp_path, settings, monkeypatc
     assert table(tmp_path / "out") == lines
 
 
+@pytest.mark.slow
 def test_a_killed_sweep_goes_on_with_the_trial_that_was_cut(tmp_path, settings):
     own = settings | {"save_steps": 4, "save_strategy": "steps", "eval_strategy": "epoch",
                       "load_best_model_at_end": False, "head_blocks": 0, "per_device_train_batch_size": 8}  # fmt: skip

@@ -21,6 +21,7 @@ def curve(metrics):
     return [entry for entry in metrics["triplet"]["history"] if "loss" in entry]
 
 
+@pytest.mark.slow
 def test_losses_gradients_and_weights_are_those_of_one_process_and_one_of_two_writes(
     encoder_path, course_folder, tmp_path, torchrun
 ):
