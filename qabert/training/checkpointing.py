@@ -6,6 +6,7 @@ import errno
 import json
 import os
 import re
+import time
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +40,7 @@ class CheckpointedTrainer(Trainer):
     finished = False
     #: That checkpoint.
     resumed: Path | None = None
+    _earlier = _begun = 0.0
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         output = Path(self._get_output_dir(trial))
@@ -101,8 +103,14 @@ class CheckpointedTrainer(Trainer):
             "loss": self._tr_loss,
             "logged_loss": self._total_loss_scalar,
             "logged_step": self._globalstep_last_logged,
+            "seconds": self.seconds,
             "own": self.sums(),
         }
+
+    @property
+    def seconds(self) -> float:
+        """Since training began; of a run that went on, with those until the checkpoint that it went on from."""
+        return self._earlier + time.monotonic() - self._begun
 
     def sums(self) -> dict[str, Any]:
         """A subclass's own sums, for `restore_sums`."""
@@ -114,11 +122,13 @@ class CheckpointedTrainer(Trainer):
     def restore_progress(self) -> None:
         """At the start of training: take up the sums of the checkpoint that the run goes on from."""
         self.finished = False
+        self._earlier, self._begun = 0.0, time.monotonic()
         if self.resumed is None or not (self.resumed / SUMS.format(0)).is_file():
             return
         sums = load_state(self.resumed / SUMS.format(0))  # what all processes have to agree on
         self.finished = sums["finished"]
         self._globalstep_last_logged = sums["logged_step"]
+        self._earlier = sums["seconds"]
         path = self.resumed / SUMS.format(self.args.process_index)
         if path.is_file():  # there may have been fewer processes
             sums = load_state(path)

@@ -171,9 +171,8 @@ def _train(
     if base is not None and (old := {name: dev[name] for name in tasks if name in base.tasks}):
         with base.as_it_was(trainer.model):
             before = by_task(trainer.evaluate(old, metric_key_prefix="before"), "before", base.declared)
-    start = time.time()
-    trained = trainer.train(resume_from_checkpoint=checkpoint)
-    seconds = time.time() - start
+    trainer.train(resume_from_checkpoint=checkpoint)
+    seconds, examples = trainer.seconds, trainer.examples_trained
     if args.lora_rank is not None:  # what is saved and scored is the merged model
         finish(trainer.model, output / ADAPTER, args.encoder, main)  # type: ignore[arg-type]
     trainer.save_whole_model(output)
@@ -197,7 +196,8 @@ def _train(
         "weights": counts,
         "steps": trainer.state.global_step,
         "train_seconds": round(seconds, 1),
-        "train_examples_per_second": round(trained.metrics.get("train_samples_per_second", 0.0), 1),
+        "train_examples": examples,
+        "train_examples_per_second": round(examples / seconds, 1),
         "data": summary,
         "warnings": warnings,
         "history": trainer.state.log_history,

@@ -88,6 +88,11 @@ class StepTrainer(CheckpointedTrainer):
         """Optimizer steps of an epoch."""
         return len(self.sampler) // self.args.gradient_accumulation_steps if self.sampler is not None else 0
 
+    @property
+    def examples_trained(self) -> int:
+        """Rows drawn so far, one that was drawn twice counted twice; inside an epoch as many as its steps' share."""
+        return round((self.state.epoch or 0) * self.sampler.examples_per_epoch) if self.sampler is not None else 0
+
     def get_train_dataloader(self) -> DataLoader:
         """Batches of this process.  The sampler knows the processes, so Accelerate must not share them out again."""
         if self.sampler is None:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -180,9 +179,8 @@ def train_triplets(
         told = ", ".join(f"{number:,} of {name}" for name, number in counts.items())
         print(f"triplet stage, {args.triplet_loss}: frames {told}", flush=True)
     before = trainer.measure(stage.dev)
-    start = time.time()
     trainer.train(resume_from_checkpoint=checkpoint)
-    seconds = time.time() - start
+    seconds = trainer.seconds
     after = trainer.measure(stage.dev)
     with whole_folder(output / STAGE, main, trainer.accelerator.wait_for_everyone) as part:
         trainer.save_model(str(part))  # on every process: FSDP gathers here

@@ -66,7 +66,8 @@ def write_run(folder: Path, tasks, arm: str, seed: int, skill: float, rows: int 
         "encoder": "minilm",
     } | arguments
     metrics = {
-        "scores": scores, "majority": majority, "data": data, "train_seconds": 60.0 * seed, "versions": {"torch": "2"},
+        "scores": scores, "majority": majority, "data": data, "versions": {"torch": "2"},
+        "train_examples": 1200, "train_seconds": 60.0 * seed,
         "history": [{"loss": 1.0, "epoch": 0.5, "step": 1}, {"eval_score": 0.5, "epoch": 1.0, "step": 2}],
         "arguments": keys | {"tasks": {task.name: task.to_dict() for task in tasks}},
     }  # fmt: skip
@@ -329,7 +330,9 @@ def test_spread_is_shown_from_three_seeds_on(tmp_path):
         results = collect(read_reproduction(tmp_path / str(len(seeds))), samples=20)
         scores = next(table for table in blocks(results) if table.caption.startswith("Dev scores"))
         row = next(row for row in scores.rows if row[0] == "qa")
-        assert all(("±" in cell) == plus_minus for cell in row[1:])
+        assert all(("±" in cell) == plus_minus for cell in row[1:-2])
+        assert scores.head[-2:] == ["examples", "minutes"]
+        assert row[-2:] == ["1,200", f"{np.mean(seeds):.1f}"]
         values = [run["by_seed"] for run in results["scores"]["qa"]["quora"].values()]
         assert all(len(one) == len(seeds) for one in values)
 
@@ -352,7 +355,7 @@ def test_the_papers_numbers_stand_beside_ours(tmp_path):
     )
     rows = [row[0] for row in scores.rows]
     assert rows == ["always the same answer", "baseline", "paper: baseline", "qa", "paper: qa"]
-    assert scores.rows[-1][1:] == ["0.495", "", "0.843", "0.834", "0.868", "0.836", ""]
+    assert scores.rows[-1][1:] == ["0.495", "", "0.843", "0.834", "0.868", "0.836", "", "", ""]
     assert shares.head == ["task", "label", "train", "train, paper", "dev", "dev, paper"]
     by_label = {(row[0], row[1]): row for row in shares.rows}
     assert by_label["quora", "paraphrase"][3] == "36.9 %"  # the paper's headings are swapped

@@ -64,7 +64,7 @@ def told(result):
     clocks = ("runtime", "per_second", "seconds", "train_loss", "total_flos")
     history = [{key: value for key, value in entry.items() if not key.endswith(clocks)} for entry in result["history"]]
     triplet = result["triplet"] and {key: result["triplet"][key] for key in ("before", "after", "steps")}
-    return history, result["scores"], result["steps"], triplet
+    return history, result["scores"], result["steps"], result["train_examples"], triplet
 
 
 class Moments:
@@ -159,6 +159,8 @@ def test_a_run_moved_to_another_folder_finds_its_best_checkpoint(words, tmp_path
     again = train(parse([*keys, "--output_dir", str(tmp_path / "second")]))
     assert told(again) == told(whole)
     assert weights(tmp_path / "second") == before
+    assert again["train_seconds"] > whole["train_seconds"] / 2  # though nothing was left to train
+    assert whole["train_examples"] == 3 * 48
 
 
 def test_a_state_that_names_a_best_checkpoint_elsewhere_is_not_followed(words, tmp_path, capsys):

@@ -232,6 +232,7 @@ def _arm(reproduction: Reproduction, arm: str) -> dict[str, Any]:
     arguments = next(iter(by_seed.values())).metrics["arguments"]
     weighted = bool(arguments.get("weighted_sampling"))
     seconds = {seed: float(run.metrics.get("train_seconds") or 0) for seed, run in by_seed.items()}
+    examples = {seed: float(run.metrics.get("train_examples") or 0) for seed, run in by_seed.items()}
     stage = {seed: float(run.triplet.get("seconds") or 0) for seed, run in by_seed.items() if run.triplet}
     return {
         "settings": reproduction.arms[arm],
@@ -240,6 +241,7 @@ def _arm(reproduction: Reproduction, arm: str) -> dict[str, Any]:
         "seeds": list(by_seed),
         "sampling": "even over labels" if weighted else "as the rows are",
         "answers": "as trained" if not weighted or not arguments.get("prior_correction") else "with the rows' shares",
+        "train_examples": spread(examples),
         "train_seconds": spread(seconds),
         "triplet_seconds": spread(stage) if stage else None,
     }

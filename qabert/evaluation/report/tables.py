@@ -60,15 +60,11 @@ def run_section(results: Mapping[str, Any]) -> Section:
     """What was run, on what, and how long it took."""
     blocks: list[Block] = [Code(results["command"])] if results["command"] else []
     arms = results["arms"]
-    head = ["arm", "differs in", "what it is", "rows drawn", "answers", "seeds", "minutes a run"]
+    head = ["arm", "differs in", "what it is", "rows drawn", "answers", "seeds"]
     rows: list[list[Cell]] = []
     for arm, facts in arms.items():
-        seconds, stage = facts["train_seconds"]["mean"], facts["triplet_seconds"]
-        minutes = f"{seconds / 60:.1f}" + (f" + {stage['mean'] / 60:.1f} triplet" if stage else "")
         seeds = ", ".join(map(str, facts["seeds"]))
-        rows.append(
-            [arm, settings_text(facts["settings"]), facts["note"], facts["sampling"], facts["answers"], seeds, minutes]
-        )
+        rows.append([arm, settings_text(facts["settings"]), facts["note"], facts["sampling"], facts["answers"], seeds])
     blocks.append(Table("The arms: ways to train", head, rows))
     if results["missing"]:
         runs = ", ".join(f"{run['arm']} seed {run['seed']}" for run in results["missing"])
@@ -131,20 +127,27 @@ def _scores(
 ) -> tuple[list[str], list[list[Cell]]]:
     """Head and rows: each arm, and under it what the paper reports of its model."""
     shown = columns(results)
-    head = ["model", *(metric_title(*column) for column in shown), "mean of first metrics"]
+    head = ["model", *(metric_title(*column) for column in shown), "mean of first metrics", "examples", "minutes"]
     majority = results["majority"]
     rows: list[list[Cell]] = []
     if majority:
         values = [plain_number(majority.get(name, {}).get(metric)) for name, metric in shown]
-        rows.append(["always the same answer", *values, ""])
+        rows.append(["always the same answer", *values, "", "", ""])
     for arm, of_arm in scores.items():
         values = [with_spread(of_arm.get(name, {}).get(metric)) for name, metric in shown]
-        rows.append([arm, *values, with_spread(overall[arm])])
+        rows.append([arm, *values, with_spread(overall[arm]), *_effort(results["arms"][arm])])
         theirs = results["paper"].get(results["arms"][arm]["paper"])
         if theirs:
             values = [plain_number(theirs.get(name, {}).get(metric)) for name, metric in shown]
-            rows.append([f"paper: {results['arms'][arm]['paper']}", *values, ""])
+            rows.append([f"paper: {results['arms'][arm]['paper']}", *values, "", "", ""])
     return head, rows
+
+
+def _effort(arm: Mapping[str, Any]) -> tuple[str, str]:
+    """Examples and minutes of a run's training, a triplet stage's minutes apart."""
+    stage = arm["triplet_seconds"]
+    minutes = f"{arm['train_seconds']['mean'] / 60:.1f}" + (f" + {stage['mean'] / 60:.1f} triplet" if stage else "")
+    return f"{arm['train_examples']['mean']:,.0f}", minutes
 
 
 def _prompts(prompts: list[Mapping[str, Any]]) -> Table:
