@@ -6,6 +6,7 @@ bfloat16 weights anew in every call.  The operators are those that `torch.compil
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import torch
@@ -55,7 +56,7 @@ class FastLinear(nn.Linear):
         here = values.device.type == weight.device.type == "cpu" and values.dtype == weight.dtype and values.numel()
         if not here or torch.is_autocast_enabled("cpu") or torch.compiler.is_compiling():
             return super().forward(values)
-        if torch.is_inference_mode_enabled():
+        if torch.is_inference_mode_enabled() and _has_products(weight.dtype):
             state = (weight.data_ptr(), weight.dtype, None if weight.is_inference() else weight._version)
             if self._packed is None or self._packed[0] != state:
                 self._packed = (state, torch.ops.mkldnn._reorder_linear_weight(weight.detach(), ROWS))
@@ -69,17 +70,23 @@ class FastLinear(nn.Linear):
         return {**self.__dict__, "_packed": None}  # a layout can be neither copied nor pickled
 
 
-def use_fast_linear(module: nn.Module) -> None:
-    """Make every plain `nn.Linear` inside a module a `FastLinear`, if this torch can; no weight and no name changes."""
-    if not torch.backends.mkldnn.is_available():
-        return
+@functools.cache
+def _has_products(dtype: torch.dtype) -> bool:
+    """Whether this torch has oneDNN's products of this type on this CPU; bfloat16's need AVX512 or AVX-NE-CONVERT."""
     try:
         with torch.inference_mode():
             # On the CPU also where models are built on no device at all, as `from_pretrained` does.
-            values, weight, bias = (torch.zeros(size, device="cpu") for size in ((2, 3), (4, 3), (4,)))
+            values, weight, bias = (torch.zeros(size, dtype=dtype, device="cpu") for size in ((2, 3), (4, 3), (4,)))
             _linear(values, torch.ops.mkldnn._reorder_linear_weight(weight, ROWS), bias)
             _linear(values, weight.t().contiguous().t(), None)
-    except (RuntimeError, AttributeError):  # a torch without these operators
+    except (RuntimeError, AttributeError):  # a CPU that can't, or a torch without these operators
+        return False
+    return True
+
+
+def use_fast_linear(module: nn.Module) -> None:
+    """Make every plain `nn.Linear` inside a module a `FastLinear`, if this torch can; no weight and no name changes."""
+    if not torch.backends.mkldnn.is_available() or not _has_products(torch.float32):
         return
     for layer in module.modules():
         if type(layer) is nn.Linear:
