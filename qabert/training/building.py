@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -24,6 +25,38 @@ from qabert.training.objectives import Objective
 from qabert.training.stopping import StopSignals
 from qabert.training.teachers import Taught
 from qabert.training.trainer import QABertTrainer
+
+
+@dataclass
+class RunData:
+    """What a run learns from and is scored on.
+
+    Attributes:
+        tasks: By name.
+        tokenizer: The encoder's.
+        rows: Of each task.
+        features: Theirs, by task and split.
+        row_ids: Ids of each task's training rows, in their order.
+        taught: Training features of tasks with teachers, which stand in the place of those in `features`.
+        base: The trained model that the run starts from, if it does.
+    """
+
+    tasks: Mapping[str, Task]
+    tokenizer: Any
+    rows: Mapping[str, TaskData]
+    features: Mapping[str, Mapping[str, Any]]
+    row_ids: Mapping[str, Sequence[str]]
+    taught: Mapping[str, Taught] = field(default_factory=dict)
+    base: TrainedModel | None = None
+
+    @property
+    def dev(self) -> dict[str, Any]:
+        """Features of each task's dev rows."""
+        return {name: self.features[name]["dev"] for name in self.tasks}
+
+    def labels(self, split: str) -> dict[str, np.ndarray]:
+        """Labels of each task's rows of a split, in their order."""
+        return {name: column(self.features[name][split]["labels"]) for name in self.tasks}
 
 
 def load_features(args: RunArguments, tasks: Mapping[str, Task], tokenizer: Any) -> tuple[dict[str, TaskData], Any]:
@@ -63,29 +96,22 @@ def encode_more(args: RunArguments, task: Task, rows: Any, tokenizer: Any) -> An
     return encode_rows(prompt_encoders(args, task, tokenizer), rows, None, f"{task.name} further rows")
 
 
-def build_model(
-    args: RunArguments,
-    tasks: Mapping[str, Task],
-    encoder: str,
-    tokenizer: Any,
-    features: Mapping[str, Mapping[str, Any]],
-    base: TrainedModel | None = None,
-) -> QABertModel:
-    """A new model with a pretrained encoder, or what `base` is with the tasks it lacks.
+def build_model(args: RunArguments, data: RunData, encoder: str) -> QABertModel:
+    """A new model with a pretrained encoder, or what `data.base` is with the tasks it lacks.
 
     Raises:
         InputError: The encoder can't be loaded, or a setting doesn't fit it.
     """
-    trained = [name for name in tasks if args.trains(name)]
-    corrected = {name: tasks[name] for name in trained} if args.weighted_sampling and args.prior_correction else {}
-    priors = label_priors(corrected, features)
+    trained = [name for name in data.tasks if args.trains(name)]
+    corrected = {name: data.tasks[name] for name in trained} if args.weighted_sampling and args.prior_correction else {}
+    priors = label_priors(corrected, data.features)
     try:
-        if base is not None:
-            model = base.extended(args, trained, priors)
+        if data.base is not None:
+            model = data.base.extended(args, trained, priors)
         else:
             model = QABertModel.from_encoder(
                 encoder,
-                tasks=[task.to_dict() for task in tasks.values()],
+                tasks=[task.to_dict() for task in data.tasks.values()],
                 input_format=args.format,
                 max_length=args.max_length,
                 head_blocks=args.head_blocks,
@@ -100,7 +126,7 @@ def build_model(
             )
         if args.lora_rank is not None:
             add_adapters(model, args.lora_rank, args.lora_alpha, args.lora_dropout, args.lora_targets)
-        try_out(model, tokenizer)
+        try_out(model, data.tokenizer)
     except InputError:
         raise
     except Exception as error:
@@ -113,29 +139,25 @@ def build_model(
 def build_trainer(
     args: RunArguments,
     training_args: TrainingArguments,
-    tasks: Mapping[str, Task],
+    data: RunData,
     encoder: str,
-    tokenizer: Any,
-    features: Mapping[str, Mapping[str, Any]],
-    row_ids: Mapping[str, Sequence[str]],
     stop: StopSignals,
-    base: TrainedModel | None = None,
     callbacks: Sequence[TrainerCallback] = (),
-    taught: Mapping[str, Taught] | None = None,
 ) -> QABertTrainer:
-    """A model (see `build_model`) and its trainer; `taught` are training features that win over `features`."""
+    """A model (see `build_model`) and its trainer."""
     set_seed(training_args.seed)
-    model = build_model(args, tasks, encoder, tokenizer, features, base)
+    model = build_model(args, data, encoder)
+    train = {name: data.features[name]["train"] for name in data.tasks} | dict(data.taught)
     patience = args.early_stopping_patience
     return QABertTrainer(
         model,
         training_args,
-        tasks=tasks,
-        train_dataset={name: (taught or {}).get(name, features[name]["train"]) for name in tasks if args.trains(name)},
+        tasks=data.tasks,
+        train_dataset={name: rows for name, rows in train.items() if args.trains(name)},
         eval_dataset={
-            name: subset(features[name]["dev"], args.eval_examples.get(name), training_args.seed) for name in tasks
+            name: subset(rows, args.eval_examples.get(name), training_args.seed) for name, rows in data.dev.items()
         },
-        processing_class=tokenizer,
+        processing_class=data.tokenizer,
         order=args.order,
         weighted_sampling=args.weighted_sampling,
         examples_per_epoch=args.examples_per_epoch,
@@ -147,7 +169,7 @@ def build_trainer(
             rdrop=args.rdrop,
             loss_weights=args.loss_weights,
         ),
-        row_ids=row_ids,
+        row_ids=data.row_ids,
         stop=stop,
         callbacks=[*([EarlyStoppingCallback(patience)] if patience else []), *callbacks],
     )

@@ -10,7 +10,7 @@ import json
 import re
 import shutil
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,6 @@ from transformers import TrainerCallback
 from qabert.answers import write_predictions
 from qabert.checkpoints import clear_parts
 from qabert.data.demo import DEMO_NOTE
-from qabert.data.sampling import column
 from qabert.data.summary import summarise, summary_text
 from qabert.errors import RunError
 from qabert.evaluation.figures import model_figures
@@ -29,9 +28,10 @@ from qabert.evaluation.scores import result_table
 from qabert.files import DISK_ERRORS, whole_file
 from qabert.hub.callback import PushCheckpoints
 from qabert.hub.push import check_token
+from qabert.tasks import Task
 from qabert.training.adding_tasks import TrainedModel, adopt
 from qabert.training.arguments import RunArguments
-from qabert.training.building import build_trainer, encode_more, load_features
+from qabert.training.building import RunData, build_trainer, encode_more, load_features
 from qabert.training.encoders import find_encoder, load_tokenizer
 from qabert.training.frozen import frozen
 from qabert.training.lora import ADAPTER, finish, require_peft, weight_counts
@@ -53,6 +53,7 @@ from qabert.training.step_trainer import check_world
 from qabert.training.stopping import StopSignals, stop_signals
 from qabert.training.teachers import check_teachers, teach
 from qabert.training.trackers import Trackers, tracker_names
+from qabert.training.trainer import QABertTrainer
 from qabert.training.triplets import CHECKPOINTS, load_stage, stage_metrics, start_encoder, train_triplets
 
 
@@ -130,45 +131,63 @@ def _train(
         if args.data == "demo":
             print(DEMO_NOTE)
         print(summary_text(summary), flush=True)
-
     taught, more_ids = teach(
         args, tasks, rows, features, lambda name, more: encode_more(args, tasks[name], more, tokenizer), training_args
     )
     row_ids = {name: rows[name].splits["train"]["id"] for name in tasks} | more_ids
+    data = RunData(tasks, tokenizer, rows, features, row_ids, taught, base)
+
     names = tracker_names(args.trainer.get("report_to"))[0] if main else []
     trackers = Trackers(names, training_args, output, described(args, tasks))
     more = [trackers, *callbacks]
-    trainer = build_trainer(
-        args, training_args, tasks, start_from or encoder, tokenizer, features, row_ids, stop, base, more, taught
-    )
+    trainer = build_trainer(args, training_args, data, start_from or encoder, stop, more)
     if main:
         check_room(output, trainer.model, training_args)
-        if args.overwrite and output.is_dir():  # not before all that could stop this run has been checked
-            with alone(output):
-                shutil.rmtree(output)
-        write_marker(args, tasks, output, training_args.world_size)
-        held.enter_context(alone(output))
+        _take_folder(args, tasks, output, training_args.world_size, held)
         held.enter_context(trackers)
-        for folder in (output, output / CHECKPOINTS):
-            clear_parts(folder)
     if stage is not None:  # the model was built to check it, and is built anew on what this stage makes of its encoder
         latest = shared(training_args, lambda: resumable(output / CHECKPOINTS) if args.resume == "auto" else None)
         start_from = train_triplets(stage, encoder, tokenizer, latest, stop)
-        trainer = build_trainer(
-            args, training_args, tasks, start_from, tokenizer, features, row_ids, stop, callbacks=more, taught=taught
-        )
-    counts = weight_counts(trainer.model)  # type: ignore[arg-type]
-    if main and args.lora_rank is not None:
-        print(f"training {counts['trained']:,} of {counts['total']:,} weights ({counts['share']:.1%})", flush=True)
+        trainer = build_trainer(args, training_args, data, start_from, stop, more)
     pushes = PushCheckpoints(args.hub_model_id or "", args.hub_private_repo)
     if args.push_to_hub and args.hub_strategy == "every_save":
         trainer.add_callback(pushes)
-    dev = {name: features[name]["dev"] for name in tasks}
+    result = _fit(args, data, trainer, checkpoint, output)
+    result |= {
+        "triplet": stage_metrics(start_from or encoder) if args.triplet_loss != "none" else None,
+        "data": summary,
+    } | circumstances(args, tasks, training_args)
+    if main:
+        _write(data, trainer, result, output, trackers)
+        pushes.finish()
+        publish(args, output)
+    return result
+
+
+def _take_folder(args: RunArguments, tasks: Mapping[str, Task], output: Path, processes: int, held: ExitStack) -> None:
+    """Make the folder this run's, for as long as `held` is; with `overwrite` without what was in it."""
+    if args.overwrite and output.is_dir():  # not before all that could stop this run has been checked
+        with alone(output):
+            shutil.rmtree(output)
+    write_marker(args, tasks, output, processes)
+    held.enter_context(alone(output))
+    for folder in (output, output / CHECKPOINTS):
+        clear_parts(folder)
+
+
+def _fit(
+    args: RunArguments, data: RunData, trainer: QABertTrainer, checkpoint: str | None, output: Path
+) -> dict[str, Any]:
+    """Train, save the model, and say what came of it; what `train` returns, but for the circumstances."""
+    tasks, base, main = data.tasks, data.base, trainer.is_world_process_zero()
+    counts = weight_counts(trainer.model)  # type: ignore[arg-type]
+    if main and args.lora_rank is not None:
+        print(f"training {counts['trained']:,} of {counts['total']:,} weights ({counts['share']:.1%})", flush=True)
     untrained = None
     if args.score_untrained:
-        untrained = by_task(trainer.evaluate(dev, metric_key_prefix="untrained"), "untrained", tasks)
+        untrained = by_task(trainer.evaluate(data.dev, metric_key_prefix="untrained"), "untrained", tasks)
     before = None
-    if base is not None and (old := {name: dev[name] for name in tasks if name in base.tasks}):
+    if base is not None and (old := {name: rows for name, rows in data.dev.items() if name in base.tasks}):
         with base.as_it_was(trainer.model):
             before = by_task(trainer.evaluate(old, metric_key_prefix="before"), "before", base.declared)
     trainer.train(resume_from_checkpoint=checkpoint)
@@ -177,45 +196,42 @@ def _train(
         finish(trainer.model, output / ADAPTER, args.encoder, main)  # type: ignore[arg-type]
     trainer.save_whole_model(output)
 
-    scores = by_task(trainer.evaluate(dev, metric_key_prefix="final"), "final", tasks)
-    majority = {
-        name: majority_baseline(task, column(features[name]["train"]["labels"]), column(dev[name]["labels"]))
-        for name, task in tasks.items()
-    }
+    scores = by_task(trainer.evaluate(data.dev, metric_key_prefix="final"), "final", tasks)
+    labels, dev_labels = data.labels("train"), data.labels("dev")
+    majority = {name: majority_baseline(task, labels[name], dev_labels[name]) for name, task in tasks.items()}
     learnt = {name: task for name, task in tasks.items() if args.trains(name)}
     warnings = unlearnt(learnt, trainer.state.log_history, scores, majority)
     if base is not None:
         warnings += base.warnings + base.losses(before or {}, scores)
-    result = {
+    return {
         "score": multitask_score({name: scores[name][task.score] for name, task in tasks.items()}),
         "scores": scores,
         "untrained": untrained,
         "before": before,
         "majority": majority,
-        "triplet": stage_metrics(start_from or encoder) if args.triplet_loss != "none" else None,
         "weights": counts,
         "steps": trainer.state.global_step,
         "train_seconds": round(seconds, 1),
         "train_examples": examples,
         "train_examples_per_second": round(examples / seconds, 1),
-        "data": summary,
         "warnings": warnings,
         "history": trainer.state.log_history,
-    } | circumstances(args, tasks, training_args)
-    if main:
-        for name, task in tasks.items():
-            used = rows[name].splits["dev"]
-            path = output / "predictions" / f"{name}-dev.csv"
-            write_predictions(path, task, used["id"], trainer.answers(name), used["label"])
-        labels = {name: column(dev[name]["labels"]) for name in tasks}
-        answers = {name: trainer.answers(name) for name in tasks}
-        trackers.pictures(lambda folder: model_figures(tasks, labels, answers, folder, trainer.state.log_history))
-        with whole_file(output / METRICS) as file:
-            json.dump(result, file, indent=2, ensure_ascii=False)
-        print(result_table(tasks, {"majority": majority, "untrained": untrained, "before": before, "trained": scores}))
-        for line in warnings:
-            print(f"warning: {line}")
-        print(f"model, metrics.json and predictions/ are in {output}", flush=True)
-        pushes.finish()
-        publish(args, output)
-    return result
+    }
+
+
+def _write(data: RunData, trainer: QABertTrainer, result: Mapping[str, Any], output: Path, trackers: Trackers) -> None:
+    """Write predictions, pictures and `metrics.json`, and print the table."""
+    answers = {name: trainer.answers(name) for name in data.tasks}
+    for name, task in data.tasks.items():
+        used = data.rows[name].splits["dev"]
+        path = output / "predictions" / f"{name}-dev.csv"
+        write_predictions(path, task, used["id"], answers[name], used["label"])
+    labels = data.labels("dev")
+    trackers.pictures(lambda folder: model_figures(data.tasks, labels, answers, folder, result["history"]))
+    with whole_file(output / METRICS) as file:
+        json.dump(result, file, indent=2, ensure_ascii=False)
+    columns = {name: result[name] for name in ("majority", "untrained", "before")} | {"trained": result["scores"]}
+    print(result_table(data.tasks, columns))
+    for line in result["warnings"]:
+        print(f"warning: {line}")
+    print(f"model, metrics.json and predictions/ are in {output}", flush=True)
