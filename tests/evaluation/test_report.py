@@ -347,6 +347,13 @@ def test_other_tasks_than_the_papers_have_no_columns_of_the_paper(tmp_path):
     assert not any("paper" in str(row[0]) for table in blocks(results) for row in table.rows)
 
 
+def test_a_plan_of_other_models_than_the_papers_is_not_called_theirs(tmp_path):
+    make(tmp_path, tasks=(QUORA,), paper={})
+    results = collect(read_reproduction(tmp_path), samples=20)
+    assert [section.title for section in document(results, [])][1] == "Results"
+    assert not any("its Q&ABERT" in str(block) for section in document(results, []) for block in section.blocks)
+
+
 def test_the_papers_numbers_stand_beside_ours(tmp_path):
     make(tmp_path, seeds=(1,), paper={"baseline": "baseline", "qa": "qa"})
     results = collect(read_reproduction(tmp_path), samples=20)

@@ -174,7 +174,7 @@ def collect(reproduction: Reproduction, samples: int = 2000) -> dict[str, Any]:
         "paper": {
             model: {name: by_metric for name, by_metric in of_model.items() if name in tasks}
             for model, of_model in paper.SCORES.items()
-            if any(name in tasks for name in of_model)
+            if any(name in tasks for name in of_model) and model in {reproduction.paper.get(arm) for arm in runs}
         },
         "prompts": prompts(reproduction),
         "label_shares": label_shares(reproduction),
