@@ -58,7 +58,7 @@ def parts(text: str, others: Sequence[str], count: int, generator: np.random.Gen
             return
 
 
-def further_rows(rows: datasets.Dataset, pair: bool, count: int, seed: int) -> datasets.Dataset:
+def further_rows(rows: datasets.Dataset, pair: bool, count: int, seed: int = 42) -> datasets.Dataset:
     """Further rows: parts of each row's sentence, or each sentence of the rows with one that is near it.
 
     None is one of the rows', and none comes twice; of a pair, neither in the other order.

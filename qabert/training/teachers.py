@@ -135,8 +135,9 @@ def teach(
         weights = np.full(len(answers), run.teacher_weight, dtype=np.float32)
         ids[name] = list(data.splits["train"]["id"])
         if count := run.augment.get(name):
-            more = further_rows(data.splits["train"], tasks[name].pair, count, args.seed)
-            key = data.keys.get("train") and f"{data.keys['train']} {count} {args.seed}"
+            # The same for every seed of a run: a teacher's hour is spent once, and seeds differ in training alone.
+            more = further_rows(data.splits["train"], tasks[name].pair, count)
+            key = data.keys.get("train") and f"{data.keys['train']} {count}"
             said = _mean_answers(models, name, more, key, args)
             labelled = more.add_column("label", decide(tasks[name], said).tolist()).cast(data.splits["train"].features)
             own = joined(own, encode_rows(name, labelled))

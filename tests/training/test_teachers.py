@@ -227,6 +227,30 @@ def test_parts_of_sentences_are_rows_that_the_teacher_labels(models, course_fold
     assert result["data"]["sst"]["train"]["used"] == len(rows)
 
 
+def test_seeds_share_the_further_rows_and_their_answers(models, course_folder, tmp_path, monkeypatch):
+    """Teachers answer for hours; three seeds of a student would otherwise ask them three times."""
+    from qabert.checkpoints import write_checksums
+    from qabert.data import cache
+
+    teacher = shutil.copytree(models[0], tmp_path / "teacher")
+    write_checksums(teacher)
+
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(cache, "SMALLEST", 1)
+    asked = []
+    real = Predictor.answers
+    monkeypatch.setattr(Predictor, "answers", lambda self, *words: asked.append(1) or real(self, *words))
+    rows = load_data({"sst": PAPER_TASKS["sst"]}, str(course_folder), cache=True)
+    run = RunArguments(teachers={"sst": str(teacher)}, augment={"sst": 2})
+    found = []
+    for seed in (1, 2):
+        args = RunArguments(trainer={"use_cpu": True, "disable_tqdm": True, "seed": seed}).training_arguments()
+        features = {"sst": {"train": rows["sst"].splits["train"]}}
+        taught, ids = teach_rows(run, PAPER_TASKS, rows, features, lambda name, more: more, args)
+        found.append((taught["sst"].answers.tolist(), ids, len(asked)))
+    assert found[0] == found[1] and found[0][2] > 0
+
+
 def test_what_can_not_teach_is_named(save_checkpoint, tmp_path):
     other = Task(name="sst", problem="classification", question="?", labels=("low", "high"))
     model = save_checkpoint(tmp_path / "m", tasks=[other])
@@ -258,7 +282,7 @@ def test_new_pairs_are_rows_that_the_teacher_labels(models, course_folder, encod
     trainer = kept["trainer"]
     taught = trainer.train_dataset.datasets[list(PAPER_TASKS).index("sts")]
     rows = load_data(PAPER_TASKS, str(course_folder))["sts"].splits["train"]
-    new = further_rows(rows, True, 2, trainer.args.seed)
+    new = further_rows(rows, True, 2)
     count = len(rows) + len(new)
     assert len(new) > len(rows) and len(taught) == 2 * count and len(taught.answers) == count
     assert trainer.row_ids["sts"] == [*rows["id"], *new["id"]]
