@@ -200,7 +200,11 @@ def test_unfinished_runs_are_named_and_left_out(tmp_path):
     assert {arm: list(by_seed) for arm, by_seed in found.runs.items()} == {"baseline": [1, 2, 3], "qa": [1, 3]}
     results = collect(found, samples=20)
     assert list(results["differences"][0]["by_seed"]) == ["1", "3"]  # seeds are paired
-    assert any("Not finished, and so not in this report: qa seed 2." in one.text for one in blocks(results, Paragraph))
+    assert any("not in this report: qa (seed 2)." in one.text for one in blocks(results, Paragraph))
+    for seed in (1, 3):
+        (tmp_path / f"arms/qa/seed-{seed}/metrics.json").unlink()
+    results = collect(read_reproduction(tmp_path), samples=20)
+    assert any("not in this report: qa." in one.text for one in blocks(results, Paragraph))
 
 
 def test_a_reproduction_that_cannot_be_compared_is_refused(tmp_path):

@@ -67,7 +67,11 @@ def run_section(results: Mapping[str, Any]) -> Section:
         rows.append([arm, settings_text(facts["settings"]), facts["note"], facts["sampling"], facts["answers"], seeds])
     blocks.append(Table("The arms: ways to train", head, rows))
     if results["missing"]:
-        runs = ", ".join(f"{run['arm']} seed {run['seed']}" for run in results["missing"])
+        by_arm: dict[str, list[str]] = {}
+        for run in results["missing"]:
+            by_arm.setdefault(run["arm"], []).append(str(run["seed"]))
+        # An arm that has no run at all was hardly meant to have one (`--arms`): its seeds need no names.
+        runs = ", ".join(f"{arm} (seed {', '.join(seeds)})" if arm in arms else arm for arm, seeds in by_arm.items())
         blocks.append(Paragraph(f"Not finished, and so not in this report: {runs}."))
     versions = ", ".join(f"{name} {' and '.join(found)}" for name, found in results["versions"].items())
     facts_rows = [[key, value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)]
