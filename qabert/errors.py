@@ -113,6 +113,12 @@ def unknown(
     return InputError(f"{place}unknown {kind} '{word}'{near}; known: {', '.join(names)}")
 
 
+def told(error: BaseException) -> str:
+    """What an error of a library says, in a line: the first two of its own, or its name."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return " ".join(lines[:2]) or type(error).__name__
+
+
 def loading_problem(error: Exception) -> str | None:
     """What is wrong with a model's files, by what loading them raised; None where the error is no file's fault.
 
@@ -124,8 +130,7 @@ def loading_problem(error: Exception) -> str | None:
     foreign = type(error).__module__.split(".")[0] in ("safetensors", "tokenizers") or type(error) is Exception
     if "out of memory" in str(error) or not (known or foreign):
         return None
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return " ".join(lines[:2]) or type(error).__name__
+    return told(error)
 
 
 def out_of_memory(error: BaseException) -> bool:

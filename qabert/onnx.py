@@ -9,7 +9,8 @@ from typing import Any
 import torch
 
 from qabert.errors import InputError, loading_problem
-from qabert.inference import Predictor, read_config
+from qabert.inference import Predictor
+from qabert.model_config import read_config
 from qabert.model_files import check_folder
 from qabert.modeling import QABertConfig, QABertModel
 from qabert.processes import ALONE, Processes

@@ -376,7 +376,7 @@ def test_ctrl_c_is_no_traceback(trained, monkeypatch, capsys):
     def interrupt(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("qabert.inference.read_config", interrupt)
+    monkeypatch.setattr("qabert.model_config.read_config", interrupt)
     with pytest.raises(SystemExit) as stop:
         predict_main([trained, "ab"])
     assert stop.value.code == 130

@@ -20,7 +20,8 @@ from qabert.answers import readable, write_predictions
 from qabert.cli import main
 from qabert.data.prompts import PromptEncoder
 from qabert.errors import InputError
-from qabert.inference import Predictor, calls, read_config
+from qabert.inference import Predictor, calls
+from qabert.model_config import read_config
 from qabert.tasks import PAPER_TASKS, QUORA, SST, STS, Task
 
 WORDS = ["ab", "cd", "ef", "gh", "film", "?", "☃", "{text_a}", "é"]

@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 from qabert.cli import evaluate_main, predict_main, train_main
 from qabert.data.sources import load_data, load_task
 from qabert.errors import InputError
-from qabert.inference import Predictor, read_config
+from qabert.inference import Predictor
+from qabert.model_config import read_config
 from qabert.modeling import QABertModel
 from qabert.task_files import load_tasks
 from qabert.tasks import SST

@@ -25,7 +25,8 @@ def parser() -> argparse.ArgumentParser:
 def run(argv: Sequence[str]) -> None:
     """Calibrate a model."""
     args = parser().parse_args(argv)
-    from qabert.inference import Predictor, read_config
+    from qabert.inference import Predictor
+    from qabert.model_config import read_config
 
     config, output = read_config(args.model), Path(args.output)
     tasks = {k: v for k, v in model_tasks(config, args.model, args.tasks).items() if v.problem != "regression"}

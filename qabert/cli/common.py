@@ -119,7 +119,9 @@ def positive(text: str) -> int:
 
 def model_tasks(config: Any, model: str, chosen: str | None) -> dict[str, Task]:
     """The model's tasks, or the chosen ones; where their rows are is taken from the paper's or from a YAML file."""
-    own = {values["name"]: Task.from_dict(values, f"model '{model}'") for values in config.tasks}
+    from qabert.model_config import declared_tasks
+
+    own = declared_tasks(config)
     places = dict(PAPER_TASKS)
     names = list(own)
     if chosen is not None and chosen.endswith((".yaml", ".yml")):

@@ -42,7 +42,8 @@ def run(argv: Sequence[str]) -> None:
 
     args = parser().parse_args(argv)
     from qabert.files import whole_file
-    from qabert.inference import Predictor, read_config
+    from qabert.inference import Predictor
+    from qabert.model_config import read_config
     from qabert.processes import launched
 
     tasks = model_tasks(read_config(args.model), args.model, args.tasks)

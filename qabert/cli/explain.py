@@ -54,7 +54,7 @@ def run(argv: Sequence[str]) -> None:
     for place, folder in ((args.html, False), (args.png, False), (args.output_dir, True)):
         if place:
             check_place(Path(place), folder=folder)
-    from qabert.inference import read_config
+    from qabert.model_config import read_config
 
     config = read_config(args.model)
     tasks = model_tasks(config, args.model, args.task)

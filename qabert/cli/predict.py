@@ -36,7 +36,8 @@ def run(argv: Sequence[str]) -> None:
         raise InputError("--output_dir goes with --data; answers to sentences and files go to --output")
     if args.output is not None and args.data:
         raise InputError("--output goes with sentences and --file; with --data use --output_dir")
-    from qabert.inference import Predictor, read_config
+    from qabert.inference import Predictor
+    from qabert.model_config import read_config
     from qabert.processes import launched
 
     tasks = model_tasks(read_config(args.model), args.model, args.task)

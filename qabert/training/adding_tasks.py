@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from qabert.errors import InputError
-from qabert.inference import Predictor, read_config
+from qabert.inference import Predictor
+from qabert.model_config import declared_tasks, read_config
 from qabert.modeling import QABertModel
 from qabert.modeling.modeling_qabert import set_dropout
 from qabert.tasks import Task
@@ -29,15 +30,6 @@ FIXED = {
 MEANING = ("problem", "labels", "range", "question", "context")
 #: A kept task that is worse by more than this is warned of.
 LOSS = 0.02
-
-
-def model_tasks(model: str) -> dict[str, Task]:
-    """The tasks of a trained model, by name.
-
-    Raises:
-        InputError: There is no model of this package at that place.
-    """
-    return {values["name"]: Task.from_dict(values, f"model '{model}'") for values in read_config(model).tasks or []}
 
 
 def adopt(args: RunArguments, model: str) -> RunArguments:
@@ -84,7 +76,7 @@ class TrainedModel:
     def __init__(self, path: str, tasks: Mapping[str, Task], args: RunArguments) -> None:
         self.path = path
         self.run_tasks = dict(tasks)
-        self.tasks = model_tasks(path)
+        self.tasks = declared_tasks(read_config(path))
         self.declared = {name: task for name, task in tasks.items() if name in self.tasks}
         for name, task in self.declared.items():
             self._check_meaning(self.tasks[name], task)

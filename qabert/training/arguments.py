@@ -202,9 +202,9 @@ class RunArguments:
         """
         known: dict[str, Task] = {}
         if self.model is not None:
-            from qabert.training.adding_tasks import model_tasks  # imports torch
+            from qabert.model_config import declared_tasks, read_config  # imports torch
 
-            known = model_tasks(self.model)
+            known = declared_tasks(read_config(self.model))
         tasks = load_tasks(self.tasks, known=known)
         for key in ("examples_per_epoch", "eval_examples", "triplet_examples", "loss_weights"):
             for name in getattr(self, key):

@@ -28,7 +28,7 @@ GROUPS: dict[str, tuple[str, ...]] = {
         "lora_*",
     ),
     "heads and loss": ("head_*", "layer_decay", "*_smoothing", "rdrop", "loss_weights", "teacher*", "augment"),
-    "sampling": ("order", "examples_per_epoch", "weighted_sampling", "replay*"),
+    "sampling": ("order", "examples_per_epoch", "weighted_sampling"),
     "answers and scores": ("prior_correction", "eval_examples", "score_untrained", "early_stopping_patience"),
     "triplet stage": ("triplet_*",),
     "run and resume": ("output_dir", "resume", "overwrite"),

@@ -18,7 +18,7 @@ import torch
 from qabert.checkpoints import verify, whole_folder
 from qabert.errors import InputError, RunError, loading_problem
 from qabert.files import check_new_folder
-from qabert.inference import read_config
+from qabert.model_config import read_config
 from qabert.model_files import mismatched, read_json
 from qabert.modeling import QABertModel
 from qabert.modeling.modeling_qabert import speed_up

@@ -212,7 +212,7 @@ def run_process(arm: str, seed: int, output: Path, title: str, share: Mapping[st
         print(f"{title}: done before", flush=True)
     environment = {**os.environ, **share, "PYTHONUNBUFFERED": "1"}
     command = [sys.executable, "-m", "qabert", "arm", str(output), arm, str(seed)]
-    with folder.with_suffix(".log").open("a", encoding="utf-8") as log:
+    with folder.with_suffix(".log").open("a", buffering=1, encoding="utf-8") as log:
         process = subprocess.Popen(
             command,
             stdin=subprocess.DEVNULL,

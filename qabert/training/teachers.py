@@ -24,7 +24,8 @@ from qabert.data.cache import cached
 from qabert.data.orders import joined
 from qabert.data.sources import TaskData
 from qabert.errors import InputError, unknown
-from qabert.inference import Predictor, read_config
+from qabert.inference import Predictor
+from qabert.model_config import declared_tasks, read_config
 from qabert.model_files import local_folder
 from qabert.tasks import Task
 from qabert.training.arguments import RunArguments
@@ -91,15 +92,15 @@ def check_teachers(
         if name not in tasks:
             raise unknown("task", name, tasks, "key 'teachers'")
         for model in models:
-            found = {values["name"]: values for values in read_config(model).tasks or []}
+            found = declared_tasks(read_config(model))
             if name not in found:
                 raise unknown("task", name, found, f"key 'teachers', model '{model}'")
-            theirs = Task.from_dict(found[name], f"model '{model}'")
             for key in MEANING:
-                if getattr(theirs, key) != getattr(tasks[name], key):
+                theirs, ours = getattr(found[name], key), getattr(tasks[name], key)
+                if theirs != ours:
                     raise InputError(
-                        f"key 'teachers', model '{model}': its task '{name}' has {key} {getattr(theirs, key)!r}, the "
-                        f"run's has {getattr(tasks[name], key)!r}"
+                        f"key 'teachers', model '{model}': its task '{name}' has {key} {theirs!r}, the run's has "
+                        f"{ours!r}"
                     )
 
 

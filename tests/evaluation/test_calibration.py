@@ -10,7 +10,8 @@ from scipy.special import expit, softmax
 
 from qabert.cli import main
 from qabert.evaluation.calibration import best_temperature, log_loss, measure, scaled
-from qabert.inference import Predictor, read_config
+from qabert.inference import Predictor
+from qabert.model_config import read_config
 from qabert.tasks import QUORA, SST, STS
 
 
