@@ -47,25 +47,6 @@ LOSSES: dict[str, Callable[[torch.Tensor, torch.Tensor, Sequence[float] | None],
 }
 
 
-def divergence(logits: torch.Tensor, other: torch.Tensor, problem: str) -> torch.Tensor:
-    """How far two answers to the same rows are apart: a scalar, the mean over the rows, symmetric, 0 where they agree.
-
-    classification, binary: half the sum of both Kullback-Leibler divergences (R-Drop: Liang et al., 2021, equation 2);
-    regression: the squared difference in the normalised range.
-
-    Args:
-        logits: `(batch, outputs)`.
-        other: Likewise.
-        problem: A key of `LOSSES`.
-    """
-    if problem == "regression":
-        return F.mse_loss(logits, other)
-    if problem == "binary":  # the sigmoid of one logit is the softmax of it and 0
-        logits, other = (torch.cat([torch.zeros_like(x), x], dim=-1) for x in (logits, other))
-    p, q = logits.log_softmax(-1), other.log_softmax(-1)
-    return ((p.exp() - q.exp()) * (p - q)).sum(-1).mean() / 2
-
-
 def with_prior(logits: torch.Tensor, problem: str, prior: Sequence[float]) -> torch.Tensor:
     """Logits of a model that was trained on evenly drawn labels, for rows whose labels have other shares.
 

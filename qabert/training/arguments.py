@@ -117,9 +117,6 @@ class RunArguments:
     ordinal_smoothing: float = _field(
         0.0, "share of a label that its neighbours get, where a task's labels are 'ordered'", low=0.0, high=0.99
     )
-    rdrop: float = _field(
-        0.0, "weight of the divergence between two draws of dropout; each row is computed twice", low=0.0
-    )
     teachers: dict[str, list[str]] = _field(
         dict, "trained models whose answers to a task's training rows are learnt beside the labels: sst=runs/large"
     )

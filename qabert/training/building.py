@@ -166,7 +166,6 @@ def build_trainer(
         objective=Objective(
             label_smoothing=training_args.label_smoothing_factor,
             ordinal_smoothing=args.ordinal_smoothing,
-            rdrop=args.rdrop,
             loss_weights=args.loss_weights,
         ),
         row_ids=data.row_ids,

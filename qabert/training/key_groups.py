@@ -27,7 +27,7 @@ GROUPS: dict[str, tuple[str, ...]] = {
         ),
         "lora_*",
     ),
-    "heads and loss": ("head_*", "layer_decay", "*_smoothing", "rdrop", "loss_weights", "teacher*", "augment"),
+    "heads and loss": ("head_*", "layer_decay", "*_smoothing", "loss_weights", "teacher*", "augment"),
     "sampling": ("order", "examples_per_epoch", "weighted_sampling"),
     "answers and scores": ("prior_correction", "eval_examples", "score_untrained", "early_stopping_patience"),
     "triplet stage": ("triplet_*",),

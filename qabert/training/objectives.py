@@ -1,4 +1,4 @@
-"""What a step minimises beside the tasks' own losses: softer labels, a teacher's answers, agreement under dropout."""
+"""What a step minimises beside the tasks' own losses: softer labels, a teacher's answers."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from typing import Any
 
 import torch
 
-from qabert.modeling.losses import divergence
 from qabert.tasks import Task
 
 
@@ -20,14 +19,11 @@ class Objective:
         label_smoothing: Share of a label's probability that is spread evenly over all labels (Szegedy et al., 2016).
         ordinal_smoothing: Share that a label of an ordered task gives to the labels next to it; a label at an end gives
             half as much, to its one neighbour.
-        rdrop: Weight of the divergence between a row's answers under two draws of dropout (R-Drop: Liang et al., 2021).
-            Each row is computed twice.
         loss_weights: Factor of a task's loss; 1 where not named.
     """
 
     label_smoothing: float = 0.0
     ordinal_smoothing: float = 0.0
-    rdrop: float = 0.0
     loss_weights: Mapping[str, float] = field(default_factory=dict)
 
     def targets(
@@ -80,14 +76,5 @@ class Objective:
         inputs = dict(inputs)
         taught = {key: inputs.pop(key) for key in ("teacher", "teacher_weight") if key in inputs}
         inputs["labels"] = self.targets(task, inputs["labels"], **taught)
-        if self.rdrop and model.training:
-            # Once through the model, each row twice in a row: DDP doesn't take two forward passes before a backward.
-            doubled = {
-                k: v.repeat_interleave(2, dim=0) if isinstance(v, torch.Tensor) else v for k, v in inputs.items()
-            }
-            outputs = model(**doubled)
-            loss = outputs.loss + self.rdrop * divergence(outputs.logits[::2], outputs.logits[1::2], task.problem)
-        else:
-            outputs = model(**inputs)
-            loss = outputs.loss
-        return loss * self.loss_weights.get(task.name, 1.0), outputs
+        outputs = model(**inputs)
+        return outputs.loss * self.loss_weights.get(task.name, 1.0), outputs

@@ -1,4 +1,4 @@
-"""Softer labels, agreement under dropout, factors of a task's loss: against formulas written down in numpy."""
+"""Softer labels, factors of a task's loss: against formulas written down in numpy."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from torch.nn import functional as F
 
 from qabert.errors import InputError
-from qabert.modeling.losses import LOSSES, divergence
+from qabert.modeling.losses import LOSSES
 from qabert.tasks import QUORA, SST, STS, Task
 from qabert.training.arguments import RunArguments
 from qabert.training.objectives import Objective
@@ -79,41 +79,6 @@ def test_the_loss_of_a_mixed_target_is_the_mixed_loss_but_for_a_constant(task):
     torch.testing.assert_close(mixed, apart)
 
 
-@given(st.lists(st.tuples(st.floats(-9, 9), st.floats(-9, 9)), min_size=1, max_size=6))
-def test_divergence_is_half_of_both_kullback_leibler_divergences(pairs):
-    a, b = np.array(pairs).T
-    p, q = 1 / (1 + np.exp(-a)), 1 / (1 + np.exp(-b))
-    both = [p * np.log(p / q) + (1 - p) * np.log((1 - p) / (1 - q)), q * np.log(q / p)]
-    both[1] = both[1] + (1 - q) * np.log((1 - q) / (1 - p))
-    one, other = (torch.tensor(x, dtype=torch.float64)[:, None] for x in (a, b))
-    assert divergence(one, other, "binary").item() == pytest.approx(sum(both).mean() / 2, abs=1e-6)
-    two = [torch.cat([torch.zeros_like(x), x], -1) for x in (one, other)]
-    assert divergence(*two, "classification").item() == pytest.approx(sum(both).mean() / 2, abs=1e-6)
-    assert divergence(one, other, "regression").item() == pytest.approx(((a - b) ** 2).mean())
-
-
-@pytest.mark.parametrize("segments", ["joint", "separate"])
-def test_agreement_is_between_two_draws_of_the_same_row(make_trainer, segments):
-    """Without dropout both draws agree, and the loss is what it is without."""
-    plain = make_trainer()
-    batch = next(batch for batch in plain.get_train_dataloader() if batch["task"] == "sts")
-    model = plain.model.train()
-    with torch.no_grad():
-        loss, outputs = Objective(rdrop=5.0)(model, batch, STS)
-        assert loss.item() == pytest.approx(model(**batch).loss.item(), abs=1e-5)
-        assert torch.equal(outputs.logits[::2], outputs.logits[1::2])
-        for layer in model.modules():
-            if isinstance(layer, torch.nn.Dropout):
-                layer.p = 0.3
-        loss, outputs = Objective(rdrop=5.0)(model, batch, STS)
-        apart = divergence(outputs.logits[::2], outputs.logits[1::2], "regression")
-        assert apart > 0
-        assert loss.item() == pytest.approx((outputs.loss + 5 * apart).item(), abs=1e-5)
-        evaluated, outputs = Objective(rdrop=5.0)(model.eval(), batch, STS)
-        assert len(outputs.logits) == len(batch["labels"])
-        assert evaluated.item() == outputs.loss.item()
-
-
 def test_factors_scale_a_tasks_loss_in_training_and_leave_evaluation_alone(make_trainer):
     sgd = {"optim": "sgd", "learning_rate": 1e-12}
     logs = []
@@ -130,9 +95,9 @@ def test_factors_scale_a_tasks_loss_in_training_and_leave_evaluation_alone(make_
 
 def test_the_keys_reach_the_objective(make_trainer):
     """`label_smoothing_factor` is the Trainer's, whose own loss isn't used: it would be ignored without a word."""
-    args = parse(["--label_smoothing_factor", "0.1", "--rdrop", "1.5", "--loss_weights", "sst=2,quora=0.5"])
+    args = parse(["--label_smoothing_factor", "0.1", "--loss_weights", "sst=2,quora=0.5"])
     assert args.training_arguments().label_smoothing_factor == 0.1
-    assert (args.rdrop, args.loss_weights) == (1.5, {"sst": 2.0, "quora": 0.5})
+    assert args.loss_weights == {"sst": 2.0, "quora": 0.5}
 
 
 @pytest.mark.parametrize(
@@ -142,7 +107,6 @@ def test_the_keys_reach_the_objective(make_trainer):
         ({"loss_weights": "sst=nan"}, "expected a number over 0"),
         ({"loss_weights": "sst"}, "expected a number by task, such as sst=2"),
         ({"ordinal_smoothing": 1.0}, "expected a number from 0.0 to 0.99"),
-        ({"rdrop": -1}, "expected a number at least 0.0"),
         ({"teacher_weight": 0.7}, "key 'teacher_weight' is of 'teachers'"),
     ],
 )
