@@ -45,7 +45,7 @@ def served(trained, tmp_path_factory):
     asked = f"http://127.0.0.1:{proxy.getsockname()[1]}"
     environment = {key: value for key, value in os.environ.items() if key.lower() != "no_proxy"}
     environment |= {key: asked for key in ("HTTP_PROXY", "HTTPS_PROXY", "http_proxy", "https_proxy", "ALL_PROXY")}
-    environment |= {"PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "0", "PYTHONUNBUFFERED": "1"}
+    environment |= {"PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "0", "PYTHONUNBUFFERED": "1", "PYTHONFAULTHANDLER": "1"}
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -214,7 +214,11 @@ def test_only_this_machine_is_listened_to_and_nobody_else_is_asked(served):
 def test_ctrl_c_ends_it_as_it_ends_every_command(served):
     server = served[0]
     server.send_signal(signal.SIGINT)
-    _, errors = server.communicate(timeout=30)
+    try:
+        _, errors = server.communicate(timeout=30)
+    except subprocess.TimeoutExpired:
+        server.send_signal(signal.SIGABRT)  # it then says where each of its threads is
+        pytest.fail(f"it goes on after Ctrl-C:\n{server.communicate(timeout=30)[1]}")
     assert server.returncode == 130
     assert errors.strip().splitlines()[-1] == "interrupted"
     assert "Traceback" not in errors

@@ -164,8 +164,8 @@ def serve(predictor: Predictor, name: str, port: int) -> None:
         )
     except OSError as error:
         raise InputError(f"--port {port}: the page can't be served there: {error}") from None
-    print(f"http://{HOST}:{port} answers until Ctrl-C", flush=True)
     try:
+        print(f"http://{HOST}:{port} answers until Ctrl-C", flush=True)
         while True:
             time.sleep(3600)
     finally:
